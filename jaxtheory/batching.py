@@ -1,0 +1,230 @@
+"""Sums and maps over examples: chunked, exact when ragged, sharding-preserving.
+
+The one place that loops over data. A chunk is cut out with `dynamic_slice`, so nothing
+is padded or copied: the last chunk starts early enough to be full, and the examples in
+it that were seen before get weight zero.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+
+def check_examples(**arrays: Any) -> int:
+    """Return the number of examples that all named arrays share.
+
+    Args:
+        **arrays: Arrays or pytrees of arrays with examples on axis 0; the keyword is
+            the name that an error message uses. None is skipped.
+
+    Returns:
+        The common length of axis 0.
+
+    Raises:
+        ValueError: An array has no leading axis, no examples, or another number of
+            examples than the first one.
+    """
+    first = None
+    for name, tree in arrays.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            full = f"`{name}{jax.tree_util.keystr(path)}`"
+            shape = jnp.shape(leaf)
+            if not shape:
+                raise ValueError(
+                    f"{full} must have examples on its leading axis, but is a scalar. "
+                    f"Pass an array of shape [n, ...]."
+                )
+            if shape[0] == 0:
+                raise ValueError(
+                    f"{full} must hold at least one example, but has shape {shape}."
+                )
+            if first is None:
+                first = (full, shape)
+            elif shape[0] != first[1][0]:
+                raise ValueError(
+                    f"{full} must have as many examples (axis 0) as {first[0]}, but "
+                    f"has shape {shape} against {first[1]}. Pass arrays that describe "
+                    "the same examples."
+                )
+    if first is None:
+        raise ValueError("no array was given: pass at least one with examples in it.")
+    return first[1][0]
+
+
+def check_params(params: PyTree) -> None:
+    """Raise unless `params` is a non-empty pytree of floating-point arrays.
+
+    Args:
+        params: A parameter pytree.
+
+    Raises:
+        ValueError: There are no leaves, or one is not floating-point; names it.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError(
+            "`params` must hold at least one array, but is an empty pytree "
+            f"({jax.tree.structure(params)})."
+        )
+    for path, leaf in leaves:
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(
+                f"`params{jax.tree_util.keystr(path)}` must be floating-point to be "
+                f"differentiated, but has dtype {dtype}. Cast it, or move what is not "
+                "trained into the model (`functools.partial`, a closure)."
+            )
+
+
+def check_batch_size(batch_size: int | None) -> None:
+    """Raise unless `batch_size` is None or a positive integer."""
+    if batch_size is not None and (
+        not isinstance(batch_size, int) or isinstance(batch_size, bool)
+    ):
+        raise ValueError(
+            f"`batch_size` must be None (all examples at once) or a positive integer, "
+            f"but was {batch_size!r}."
+        )
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(
+            f"`batch_size` must be None (all examples at once) or a positive integer, "
+            f"but was {batch_size}."
+        )
+
+
+def num_shards(data: PyTree) -> int:
+    """Into how many pieces the examples of `data` are sharded over devices.
+
+    Args:
+        data: Arrays with examples on axis 0. Under `jit` an array does not know its
+            sharding: ask before (operators ask when they are built).
+
+    Returns:
+        The number of shards along axis 0; 1 for an array in one place or traced.
+    """
+    leaf = jax.tree.leaves(data)[0]
+    if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
+        return 1
+    return leaf.shape[0] // leaf.sharding.shard_shape(leaf.shape)[0]
+
+
+def sum_examples(
+    function: Callable[[Any, Array], PyTree],
+    data: PyTree,
+    *,
+    batch_size: int | None = None,
+    lanes: int = 1,
+) -> PyTree:
+    """Sum a function over all examples, a chunk at a time inside one program.
+
+    Computes ``sum_c function(chunk_c, weights_c)`` where every example has weight 1
+    exactly once, also when `batch_size` does not divide the number of examples. No
+    mean is taken: divide by ``n`` for one.
+
+    Args:
+        function: ``function(chunk, weights[b]) -> pytree``: the weighted *sum* over the
+            chunk's examples. The program is traced once.
+        data: Pytree of arrays ``[n, ...]``.
+        batch_size: Examples per chunk and lane; None takes all at once.
+        lanes: Number of shards of axis 0 (see `num_shards`). Each lane scans its own
+            examples and the lanes are added after the loop, so that sharded data costs
+            one all-reduce and no gather.
+
+    Returns:
+        The sum, with the structure that `function` returns.
+
+    Raises:
+        ValueError: Arrays disagree on ``n``, or `batch_size` is not positive.
+
+    Memory:
+        One chunk's intermediates and ``lanes`` copies of the result.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.arange(5.0)
+        >>> float(sum_examples(lambda x, w: jnp.sum(w * x), x, batch_size=2))
+        10.0
+    """
+    n = check_examples(data=data)
+    check_batch_size(batch_size)
+    per_lane = n // lanes
+    if batch_size is None or batch_size >= per_lane:
+        return function(data, jnp.ones(n))
+    if lanes == 1:
+        return _scan_sum(function, data, batch_size)
+    by_lane = jax.tree.map(
+        lambda a: jnp.reshape(a, (lanes, per_lane, *jnp.shape(a)[1:])), data
+    )
+    sums = jax.vmap(lambda lane: _scan_sum(function, lane, batch_size))(by_lane)
+    return jax.tree.map(lambda a: jnp.sum(a, axis=0), sums)
+
+
+def _scan_sum(function, data, batch_size):
+    """The sum over one lane, scanning chunks of `batch_size` examples."""
+    n = jnp.shape(jax.tree.leaves(data)[0])[0]
+
+    def add(total, index):
+        chunk, start = _chunk(data, index, batch_size, n)
+        fresh = start + jnp.arange(batch_size) >= index * batch_size
+        part = function(chunk, jnp.asarray(fresh, float))
+        return jax.tree.map(jnp.add, total, part), None
+
+    num_chunks = -(-n // batch_size)
+    shapes = jax.eval_shape(
+        lambda data: function(_chunk(data, 0, batch_size, n)[0], jnp.ones(batch_size)),
+        data,
+    )
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(add, zeros, jnp.arange(num_chunks))[0]
+
+
+def _chunk(data, index, batch_size, n):
+    """Chunk `index`, moved forward where it would reach past the end; its start."""
+    start = jnp.minimum(index * batch_size, n - batch_size)
+    cut = lambda a: jax.lax.dynamic_slice_in_dim(jnp.asarray(a), start, batch_size)
+    return jax.tree.map(cut, data), start
+
+
+def map_examples(
+    function: Callable[[Any], PyTree], data: PyTree, *, batch_size: int | None = None
+) -> PyTree:
+    """Apply a batched function to all examples, a chunk at a time.
+
+    Args:
+        function: ``function(chunk[b, ...]) -> pytree of arrays [b, ...]``, examples
+            independent of each other.
+        data: Pytree of arrays ``[n, ...]``.
+        batch_size: Examples per chunk; None takes all at once.
+
+    Returns:
+        What ``function(data)`` returns, arrays ``[n, ...]``.
+
+    Raises:
+        ValueError: Arrays disagree on ``n``, or `batch_size` is not positive.
+
+    Memory:
+        The result and one chunk's intermediates.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> map_examples(lambda x: 2 * x, jnp.arange(5), batch_size=2).tolist()
+        [0, 2, 4, 6, 8]
+    """
+    n = check_examples(data=data)
+    check_batch_size(batch_size)
+    if batch_size is None or batch_size >= n:
+        return function(data)
+
+    def write(outputs, index):
+        chunk, start = _chunk(data, index, batch_size, n)
+        put = lambda a, part: jax.lax.dynamic_update_slice_in_dim(a, part, start, 0)
+        return jax.tree.map(put, outputs, function(chunk)), None
+
+    shapes = jax.eval_shape(
+        lambda data: function(_chunk(data, 0, batch_size, n)[0]), data
+    )
+    empty = jax.tree.map(lambda s: jnp.zeros((n, *s.shape[1:]), s.dtype), shapes)
+    return jax.lax.scan(write, empty, jnp.arange(-(-n // batch_size)))[0]

@@ -1,0 +1,1 @@
+"""Krylov and stochastic estimators over operators on pytrees; knows no networks."""

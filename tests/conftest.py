@@ -1,0 +1,33 @@
+"""Strict JAX everywhere, eight virtual devices, and switches that tests share."""
+
+import jax
+import jaxtyping
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+
+
+@pytest.fixture
+def user_land():
+    """Without the runtime type checks, so that our own error messages are seen."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture
+def x64():
+    """Double precision for one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def eight_devices():
+    """A mesh of eight virtual devices with one axis, ``data``."""
+    assert jax.device_count() == 8
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((8,), ("data",), axis_types=auto)
