@@ -1,0 +1,1 @@
+"""Generalization bounds that say what they assume."""

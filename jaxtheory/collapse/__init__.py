@@ -1,0 +1,1 @@
+"""Neural collapse: class statistics and the layer-wise law of separation."""

@@ -1,0 +1,1 @@
+"""Curvature: operators over the whole data set, sharpness and its thresholds."""

@@ -1,0 +1,1 @@
+"""Training dynamics: train and record, store, noise, dimension of the path."""

@@ -1,0 +1,1 @@
+"""Bridges from other frameworks to the contracts of jaxtheory."""

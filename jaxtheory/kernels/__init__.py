@@ -1,0 +1,1 @@
+"""Kernels of networks: empirical neural tangent kernels, comparison, regression."""

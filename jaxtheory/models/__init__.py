@@ -1,0 +1,1 @@
+"""Flax models whose every layer can be read."""
