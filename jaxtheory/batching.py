@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 
@@ -81,17 +82,12 @@ def check_params(params: PyTree) -> None:
 
 def check_batch_size(batch_size: int | None) -> None:
     """Raise unless `batch_size` is None or a positive integer."""
-    if batch_size is not None and (
-        not isinstance(batch_size, int) or isinstance(batch_size, bool)
-    ):
+    if batch_size is None:
+        return
+    if type(batch_size) is not int or batch_size < 1:
         raise ValueError(
-            f"`batch_size` must be None (all examples at once) or a positive integer, "
+            "`batch_size` must be None (all examples at once) or a positive integer, "
             f"but was {batch_size!r}."
-        )
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(
-            f"`batch_size` must be None (all examples at once) or a positive integer, "
-            f"but was {batch_size}."
         )
 
 
@@ -104,10 +100,22 @@ def num_shards(data: PyTree) -> int:
 
     Returns:
         The number of shards along axis 0; 1 for an array in one place or traced.
+
+    Raises:
+        ValueError: The mesh has explicit axes, which put the sharding into every
+            array's type and refuse the reductions over examples that are made here.
     """
     leaf = jax.tree.leaves(data)[0]
-    if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
+    if not isinstance(leaf, jax.Array) or isinstance(leaf, Tracer):
         return 1
+    mesh = getattr(leaf.sharding, "mesh", None)
+    if mesh is not None and jax.sharding.AxisType.Explicit in mesh.axis_types:
+        raise ValueError(
+            "`data` must be sharded over a mesh with automatic axes, but its mesh has "
+            f"the axis types {mesh.axis_types}. Make the mesh with "
+            "`jax.make_mesh(shape, names, axis_types=(jax.sharding.AxisType.Auto,) * "
+            "len(names))`."
+        )
     return leaf.shape[0] // leaf.sharding.shard_shape(leaf.shape)[0]
 
 
@@ -126,7 +134,8 @@ def sum_examples(
 
     Args:
         function: ``function(chunk, weights[b]) -> pytree``: the weighted *sum* over the
-            chunk's examples. The program is traced once.
+            chunk's examples. The weights are weakly typed: a product with them keeps
+            the dtype of the other factor.
         data: Pytree of arrays ``[n, ...]``.
         batch_size: Examples per chunk and lane; None takes all at once.
         lanes: Number of shards of axis 0 (see `num_shards`). Each lane scans its own
@@ -137,10 +146,12 @@ def sum_examples(
         The sum, with the structure that `function` returns.
 
     Raises:
-        ValueError: Arrays disagree on ``n``, or `batch_size` is not positive.
+        ValueError: Arrays disagree on ``n``, `batch_size` is not positive, or `lanes`
+            does not divide ``n``.
 
     Memory:
-        One chunk's intermediates and ``lanes`` copies of the result.
+        One chunk's intermediates and ``lanes`` copies of the result, also in reverse
+        mode, which computes each chunk again instead of storing it.
 
     Example:
         >>> import jax.numpy as jnp
@@ -150,9 +161,14 @@ def sum_examples(
     """
     n = check_examples(data=data)
     check_batch_size(batch_size)
+    if type(lanes) is not int or lanes < 1 or n % lanes:
+        raise ValueError(
+            f"`lanes` must be a positive integer that divides the {n} examples, but "
+            f"was {lanes!r}. Pass `num_shards(data)`."
+        )
     per_lane = n // lanes
     if batch_size is None or batch_size >= per_lane:
-        return function(data, jnp.ones(n))
+        return function(data, jnp.full(n, 1.0))
     if lanes == 1:
         return _scan_sum(function, data, batch_size)
     by_lane = jax.tree.map(
@@ -166,19 +182,23 @@ def _scan_sum(function, data, batch_size):
     """The sum over one lane, scanning chunks of `batch_size` examples."""
     n = jnp.shape(jax.tree.leaves(data)[0])[0]
 
-    def add(total, index):
+    def part(data, index):
         chunk, start = _chunk(data, index, batch_size, n)
         fresh = start + jnp.arange(batch_size) >= index * batch_size
-        part = function(chunk, jnp.asarray(fresh, float))
-        return jax.tree.map(jnp.add, total, part), None
+        return function(chunk, jnp.where(fresh, 1.0, 0.0))
 
-    num_chunks = -(-n // batch_size)
-    shapes = jax.eval_shape(
-        lambda data: function(_chunk(data, 0, batch_size, n)[0], jnp.ones(batch_size)),
-        data,
-    )
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return jax.lax.scan(add, zeros, jnp.arange(num_chunks))[0]
+    def add(total, index):
+        return jax.tree.map(jnp.add, total, _recomputed(part)(data, index)), None
+
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(part, data, 0))
+    return jax.lax.scan(add, zeros, jnp.arange(-(-n // batch_size)))[0]
+
+
+def _recomputed(part):
+    """`part`, keeping nothing for reverse mode: else it would store every chunk."""
+    # Inside a scan the compiler cannot merge the two computations, so nothing has to
+    # prevent it.
+    return jax.checkpoint(part, prevent_cse=False)
 
 
 def _chunk(data, index, batch_size, n):
@@ -203,10 +223,12 @@ def map_examples(
         What ``function(data)`` returns, arrays ``[n, ...]``.
 
     Raises:
-        ValueError: Arrays disagree on ``n``, or `batch_size` is not positive.
+        ValueError: Arrays disagree on ``n``, `batch_size` is not positive, or
+            `function` does not return one row for each example.
 
     Memory:
-        The result and one chunk's intermediates.
+        The result and one chunk's intermediates, also in reverse mode, which computes
+        each chunk again instead of storing it.
 
     Example:
         >>> import jax.numpy as jnp
@@ -216,15 +238,29 @@ def map_examples(
     n = check_examples(data=data)
     check_batch_size(batch_size)
     if batch_size is None or batch_size >= n:
-        return function(data)
+        return _check_rows(function(data), n)
+
+    def part(data, index):
+        chunk, start = _chunk(data, index, batch_size, n)
+        return _check_rows(function(chunk), batch_size), start
 
     def write(outputs, index):
-        chunk, start = _chunk(data, index, batch_size, n)
-        put = lambda a, part: jax.lax.dynamic_update_slice_in_dim(a, part, start, 0)
-        return jax.tree.map(put, outputs, function(chunk)), None
+        rows, start = _recomputed(part)(data, index)
+        put = lambda a, row: jax.lax.dynamic_update_slice_in_dim(a, row, start, 0)
+        return jax.tree.map(put, outputs, rows), None
 
-    shapes = jax.eval_shape(
-        lambda data: function(_chunk(data, 0, batch_size, n)[0]), data
-    )
+    shapes, _ = jax.eval_shape(part, data, 0)
     empty = jax.tree.map(lambda s: jnp.zeros((n, *s.shape[1:]), s.dtype), shapes)
     return jax.lax.scan(write, empty, jnp.arange(-(-n // batch_size)))[0]
+
+
+def _check_rows(outputs, num_rows):
+    """`outputs`, or an error that names the first leaf without `num_rows` rows."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(outputs):
+        if jnp.shape(leaf)[:1] != (num_rows,):
+            raise ValueError(
+                f"`function` must return arrays with the {num_rows} examples of its "
+                f"chunk on axis 0, but `output{jax.tree_util.keystr(path)}` has shape "
+                f"{jnp.shape(leaf)}. Reduce over examples with `sum_examples`."
+            )
+    return outputs
