@@ -1,0 +1,111 @@
+"""The PAC-Bayes-kl bound of an empirical Gibbs risk and a relative entropy."""
+
+import numpy as np
+from jaxtyping import ArrayLike, Float
+
+from jaxtheory._types import Bound
+from jaxtheory.bounds._kl import kl_inverse
+from jaxtheory.bounds._ledger import (
+    INDEPENDENT,
+    ON_TRUST,
+    SETTING,
+    check_concrete,
+    check_count,
+    check_delta,
+    make_bound,
+)
+
+
+def pac_bayes_kl(
+    empirical_risk: float, kl: float, *, num_examples: int, delta: float
+) -> Bound:
+    r"""PAC-Bayes-kl bound from an empirical Gibbs risk and a relative entropy.
+
+    ``kl_inverse(r, (KL + ln(2 sqrt(n) / delta)) / n)``: for every prior fixed before
+    ``n`` independent examples are seen, with probability at least ``1 - delta`` the
+    Gibbs risk (the mean loss of a predictor drawn from the posterior anew for each
+    example) is below it for all posteriors at once.
+
+    Args:
+        empirical_risk: Gibbs risk on the examples, in [0, 1], of a loss in [0, 1]: the
+            exact mean over the posterior. A Monte-Carlo mean is not that; see
+            `gaussian_pac_bayes`, which pays for it.
+        kl: Relative entropy ``KL(posterior || prior) >= 0``, in nats. A prior chosen
+            among ``j`` by looking at the data costs another ``ln j``: add it.
+        num_examples: Number of examples ``n >= 2``.
+        delta: Probability that the bound may fail, in (0, 1).
+
+    Returns:
+        The bound. It is not a certificate, because nothing here shows that the two
+        numbers are what they must be: they are taken on trust.
+
+    Raises:
+        ValueError: An argument is out of its range, NaN, or traced.
+
+    Example:
+        >>> bound = pac_bayes_kl(0.02, 5000.0, num_examples=60_000, delta=0.05)
+        >>> round(bound.value, 6)
+        0.13434
+
+    References:
+        Maurer, arXiv cs/0411099, theorem 5; Seeger, JMLR 3 (2002).
+    """
+    check_concrete(empirical_risk=empirical_risk, kl=kl, num_examples=num_examples)
+    check_delta(delta)
+    n = check_count(at_least=2, num_examples=num_examples)
+    if not 0 <= empirical_risk <= 1:
+        raise ValueError(
+            f"`empirical_risk` must lie in [0, 1], but was {empirical_risk}. Rescale "
+            "or clip the losses."
+        )
+    if not 0 <= kl < np.inf:
+        raise ValueError(f"`kl` must be finite and >= 0, in nats, but was {kl}.")
+    return make_bound(
+        value=float(kl_inverse(empirical_risk, maurer_budget(kl, n, delta))),
+        empirical_risk=empirical_risk,
+        complexity=kl,
+        delta=delta,
+        assumptions=(
+            INDEPENDENT,
+            (SETTING, "the prior was fixed before they were seen"),
+            (ON_TRUST, "`empirical_risk` is the exact Gibbs risk of a loss in [0, 1]"),
+            (ON_TRUST, "`kl` is the relative entropy of posterior and prior"),
+        ),
+    )
+
+
+def certified_risk(
+    mean_risk: Float[ArrayLike, "..."],
+    complexity: Float[ArrayLike, "..."],
+    *,
+    num_examples: int,
+    num_samples: int | float,
+    num_posteriors: int,
+    delta: float,
+) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    """The two steps of `gaussian_pac_bayes`, each with half of `delta`.
+
+    Args:
+        mean_risk: Mean over weight draws of the empirical risk.
+        complexity: KL plus the price of the prior grid, in nats.
+        num_examples: Number of examples.
+        num_samples: Number of draws; infinite for an exact mean.
+        num_posteriors: Number of posteriors over which the first step holds at once.
+        delta: Probability that the bound may fail.
+
+    Returns:
+        Upper limits of the empirical Gibbs risk and of the risk.
+    """
+    monte_carlo = np.log(2 * num_posteriors / (delta / 2)) / num_samples
+    upper = np.asarray(kl_inverse(mean_risk, monte_carlo))
+    budget = maurer_budget(complexity, num_examples, delta / 2)
+    return upper, np.asarray(kl_inverse(upper, budget))
+
+
+def maurer_budget(
+    complexity: Float[ArrayLike, "..."], num_examples: int, delta: float
+) -> Float[ArrayLike, "..."]:
+    """``(complexity + ln(2 sqrt(n) / delta)) / n``, what theorem 5 lets kl be."""
+    return (
+        np.asarray(complexity) + np.log(2 * np.sqrt(num_examples) / delta)
+    ) / num_examples
