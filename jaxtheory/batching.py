@@ -1,4 +1,4 @@
-"""Sums and maps over examples: chunked, exact when ragged, sharding-preserving.
+"""Sums and maps over examples: chunked, exact when ragged; sums stay sharded.
 
 The one place that loops over data. A chunk is cut out with `dynamic_slice`, so nothing
 is padded or copied: the last chunk starts early enough to be full, and the examples in
@@ -217,7 +217,8 @@ def map_examples(
         function: ``function(chunk[b, ...]) -> pytree of arrays [b, ...]``, examples
             independent of each other.
         data: Pytree of arrays ``[n, ...]``.
-        batch_size: Examples per chunk; None takes all at once.
+        batch_size: Examples per chunk; None takes all at once, and keeps sharded data
+            sharded: to cut chunks, the devices gather all of it.
 
     Returns:
         What ``function(data)`` returns, arrays ``[n, ...]``.
