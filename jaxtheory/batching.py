@@ -81,7 +81,14 @@ def check_params(params: PyTree) -> None:
 
 
 def check_batch_size(batch_size: int | None) -> None:
-    """Raise unless `batch_size` is None or a positive integer."""
+    """Raise unless `batch_size` is None or a positive integer.
+
+    Args:
+        batch_size: Examples per chunk; None takes all at once.
+
+    Raises:
+        ValueError: It is neither.
+    """
     if batch_size is None:
         return
     if type(batch_size) is not int or batch_size < 1:
