@@ -1,1 +1,6 @@
 """Flax models whose every layer can be read."""
+
+from jaxtheory.models._networks import CNN as CNN
+from jaxtheory.models._networks import MLP as MLP
+from jaxtheory.models._read import classifier as classifier
+from jaxtheory.models._read import features as features
