@@ -1,0 +1,253 @@
+"""Gradient noise scale: exact on stored data, and from batches of two sizes."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, Num, PyTree
+
+from jaxtheory._types import ApplyFn, Estimate, LossFn, Params
+from jaxtheory.batching import (
+    check_batch_size,
+    check_examples,
+    check_params,
+    num_shards,
+    sum_examples,
+)
+
+
+class NoiseScale(NamedTuple):
+    """The simple noise scale of stored data, and what it is made of.
+
+    Attributes:
+        noise_scale: ``covariance_trace / gradient_norm_squared``, in examples.
+        gradient_norm_squared: Squared norm of the mean gradient.
+        covariance_trace: Trace of the covariance (``1/(n-1)``) of the per-example
+            gradients.
+    """
+
+    noise_scale: Float[Array, ""]
+    gradient_norm_squared: Float[Array, ""]
+    covariance_trace: Float[Array, ""]
+
+
+class TwoBatchNoiseScale(NamedTuple):
+    """The simple noise scale estimated from batches of two sizes.
+
+    Attributes:
+        noise_scale: Ratio of the two means below, in examples; its standard error is
+            that of the delta method.
+        gradient_norm_squared: Estimate of the squared norm of the true gradient.
+        covariance_trace: Estimate of the trace of the gradient covariance.
+        undetermined: True when `gradient_norm_squared` is below two of its standard
+            errors (or NaN): the ratio then says nothing, whatever its own error is.
+    """
+
+    noise_scale: Estimate
+    gradient_norm_squared: Estimate
+    covariance_trace: Estimate
+    undetermined: Bool[Array, ""]
+
+
+def noise_scale(
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    params: Params,
+    x: PyTree[Num[Array, "n ..."]],
+    y: PyTree[Num[Array, "n ..."]],
+    *,
+    batch_size: int | None = None,
+) -> NoiseScale:
+    r"""Compute the simple gradient noise scale of stored data, exactly.
+
+    .. math:: B = \frac{\operatorname{tr} \Sigma}{|G|^2}, \quad
+        G = \frac{1}{n} \sum_i g_i, \quad
+        \operatorname{tr} \Sigma = \frac{1}{n-1} \sum_i |g_i - G|^2
+
+    with ``g_i`` the gradient of example ``i``'s loss. It describes these ``n``
+    examples: of the population they were drawn from, ``|G|^2`` is an overestimate by
+    ``tr Sigma / n`` in the mean.
+
+    Args:
+        apply_fn: The model, ``apply_fn(params, x) -> outputs[n, ...]``, examples
+            independent of each other.
+        loss_fn: ``loss_fn(outputs, targets) -> losses[n]``.
+        params: Parameters at which the gradients are taken.
+        x: Inputs ``[n, ...]``; may be sharded over examples.
+        y: Targets ``[n, ...]``.
+        batch_size: Examples per chunk and device; None takes all at once. Call it
+            outside `jit` for chunks that follow the sharding.
+
+    Returns:
+        The noise scale, ``|G|^2`` and ``tr Sigma``. The noise scale is infinite at a
+        stationary point; a gradient that is not finite makes all three NaN.
+
+    Raises:
+        ValueError: Fewer than two examples, arrays disagree on ``n``, parameters are
+            not floating-point, or the loss is not one number per example.
+
+    Memory:
+        One chunk's per-example gradients, ``batch_size * p``. Two passes over the
+        data: one gradient of the mean, one gradient per example.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> model = lambda w, x: w * x
+        >>> loss = lambda outputs, y: outputs - y
+        >>> x = jnp.array([1.0, 3.0])  # the per-example gradients
+        >>> result = noise_scale(model, loss, jnp.array(0.0), x, x)
+        >>> float(result.noise_scale)  # variance 2 over squared mean 4
+        0.5
+
+    References:
+        McCandlish et al., arXiv:1812.06162, equation 2.9.
+    """
+    lanes = _check(apply_fn, loss_fn, params, x, y, batch_size)
+    return _noise_scale(apply_fn, loss_fn, params, x, y, batch_size, lanes)
+
+
+def two_batch_noise_scale(
+    small_norms_squared: Float[ArrayLike, " r"],
+    big_norms_squared: Float[ArrayLike, " r"],
+    *,
+    small: int,
+    big: int,
+) -> TwoBatchNoiseScale:
+    r"""Estimate the gradient noise scale from gradients of batches of two sizes.
+
+    Draw by draw, with ``b`` and ``B`` the batch sizes,
+
+    .. math:: |G|^2 = \frac{B |G_B|^2 - b |G_b|^2}{B - b}, \quad
+        \operatorname{tr} \Sigma = \frac{|G_b|^2 - |G_B|^2}{1/b - 1/B}
+
+    and the noise scale is the ratio of their means over draws (a mean of ratios is
+    biased and has no finite variance). Its standard error takes the two as paired.
+
+    Both are unbiased for independent draws from a population only. Batches taken
+    without replacement from ``n`` stored examples (an epoch) estimate
+    ``|G_n|^2 - S / n``, with ``G_n`` and ``S`` the mean and the covariance trace
+    (``1/(n-1)``) of those ``n``: late in training that is negative. `noise_scale` is
+    exact for stored data.
+
+    Args:
+        small_norms_squared: Squared norms of mean gradients over `small` examples,
+            one per draw.
+        big_norms_squared: The same over `big` examples.
+        small: Examples in a small batch.
+        big: Examples in a big batch.
+
+    Returns:
+        Each of the three with its standard error over draws, and `undetermined`. The
+        errors assume draws that are independent of each other, at one point of
+        parameter space.
+
+    Raises:
+        ValueError: Fewer than two draws, arrays of different lengths, or batch sizes
+            that are not ``1 <= small < big``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> small, big = jnp.array([3.0, 5.0]), jnp.array([2.5, 2.5])
+        >>> result = two_batch_noise_scale(small, big, small=1, big=4)
+        >>> float(result.gradient_norm_squared.value)  # (4 * 2.5 - 4) / 3
+        2.0
+        >>> float(result.noise_scale.value)  # (4 - 2.5) / (1 - 1/4) over 2
+        1.0
+
+    References:
+        McCandlish et al., arXiv:1812.06162, appendix A.1.
+    """
+    _check_draws(small_norms_squared, big_norms_squared, small, big)
+    at_small = jnp.asarray(small_norms_squared)
+    at_big = jnp.asarray(big_norms_squared)
+    squares = (big * at_big - small * at_small) / (big - small)
+    traces = (at_small - at_big) / (1 / small - 1 / big)
+    square, trace = _mean(squares), _mean(traces)
+    ratio = trace.value / square.value
+    # Delta method: to first order the ratio's deviation is that of this mean.
+    deviation = _mean(traces - ratio * squares).standard_error / jnp.abs(square.value)
+    return TwoBatchNoiseScale(
+        noise_scale=Estimate(ratio, deviation, square.num_samples),
+        gradient_norm_squared=square,
+        covariance_trace=trace,
+        undetermined=~(square.value >= 2 * square.standard_error),  # true for NaN
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 5, 6))
+def _noise_scale(apply_fn, loss_fn, params, x, y, batch_size, lanes):
+    n = check_examples(x=x, y=y)
+    add_up = functools.partial(
+        sum_examples, data=(x, y), batch_size=batch_size, lanes=lanes
+    )
+
+    def summed_loss(params, chunk, weights):
+        inputs, targets = chunk
+        losses = loss_fn(apply_fn(params, inputs), targets)
+        return jnp.sum(weights.astype(losses.dtype) * losses)
+
+    def one_gradient(example):
+        batch_of_one = jax.tree.map(lambda a: a[None], example)
+        return jax.grad(summed_loss)(params, batch_of_one, jnp.ones(1))
+
+    total = add_up(lambda chunk, w: jax.grad(summed_loss)(params, chunk, w))
+    gradient = jax.tree.map(lambda g: g / n, total)
+
+    # A second pass around the mean: the sum of squares minus the square of the sum
+    # loses every digit where the noise is small against the gradient.
+    def squared_deviations(chunk, weights):
+        distance = lambda example: _squared_distance(one_gradient(example), gradient)
+        squares = jax.vmap(distance)(chunk)
+        return jnp.sum(weights.astype(squares.dtype) * squares)
+
+    trace = add_up(squared_deviations) / (n - 1)
+    square = _squared_distance(gradient, jax.tree.map(jnp.zeros_like, gradient))
+    return NoiseScale(trace / square, square, trace)
+
+
+def _squared_distance(a, b):
+    """Squared Euclidean distance between two pytrees."""
+    squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), a, b)
+    return sum(jax.tree.leaves(squares))
+
+
+def _mean(samples):
+    """The mean of independent samples with its standard error."""
+    num = samples.shape[0]
+    error = jnp.std(samples, ddof=1) / num**0.5
+    return Estimate(jnp.mean(samples), error, num)
+
+
+def _check(apply_fn, loss_fn, params, x, y, batch_size):
+    """Check what `noise_scale` is given; the number of shards of the data."""
+    check_params(params)
+    check_batch_size(batch_size)
+    n = check_examples(x=x, y=y)
+    if n < 2:
+        raise ValueError(
+            "`x` must hold at least two examples, for a covariance, but holds 1."
+        )
+    losses = jax.eval_shape(lambda p, x, y: loss_fn(apply_fn(p, x), y), params, x, y)
+    if getattr(losses, "shape", None) != (n,):
+        raise ValueError(
+            f"`loss_fn` must return one loss per example, shape ({n},), but returned "
+            f"{losses}. Sum or average over output axes, not over examples."
+        )
+    return num_shards((x, y))
+
+
+def _check_draws(small_norms_squared, big_norms_squared, small, big):
+    """Check what `two_batch_noise_scale` is given."""
+    shapes = jnp.shape(small_norms_squared), jnp.shape(big_norms_squared)
+    if len(shapes[0]) != 1 or shapes[0] != shapes[1] or shapes[0][0] < 2:
+        raise ValueError(
+            "`small_norms_squared` and `big_norms_squared` must hold one number per "
+            f"draw, [r] with at least two draws, but have shapes {shapes[0]} and "
+            f"{shapes[1]}."
+        )
+    if not 1 <= small < big:
+        raise ValueError(
+            "`small` and `big` must be batch sizes with 1 <= small < big, but were "
+            f"{small} and {big}."
+        )

@@ -1,0 +1,54 @@
+"""Null models of a path: what a measurement of it would be without any geometry."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxtheory._types import KeyArray
+
+
+def sign_flipped(points: Float[Array, "r d"], *, key: KeyArray) -> Float[Array, "r d"]:
+    """Draw null A: the path's increments, each times an independent random sign.
+
+    It keeps the length of every step and the direction's axis, and destroys drift and
+    the correlation of successive steps.
+    """
+    steps = jnp.diff(points, axis=0)
+    signs = jax.random.rademacher(key, (steps.shape[0], 1), points.dtype)
+    walk = jnp.cumsum(signs * steps, axis=0)
+    return jnp.concatenate([jnp.zeros_like(points[:1]), walk])
+
+
+def ornstein_uhlenbeck(
+    points: Float[Array, "r d"], *, key: KeyArray
+) -> tuple[Float[Array, "r d"], Float[Array, ""]]:
+    r"""Draw null B: a stationary OU process, sampled once a record, fitted to the path.
+
+    .. math:: x_{t+1} = \phi x_t + \sqrt{1 - \phi^2} \, \sigma \odot \xi_t, \quad
+        \phi = \frac{2 \sum_t \langle c_t, c_{t+1} \rangle}
+                    {\sum_t |c_t|^2 + |c_{t+1}|^2}
+
+    with ``c`` the path minus its mean over records, ``sigma_j^2`` the variance
+    (``1/r``) of its coordinate j, ``xi`` standard normal and ``x_0 = sigma xi``. One
+    ``phi`` is pooled over all coordinates (Burg's estimator, in [-1, 1]). Where
+    ``phi`` is so near 1 that the process relaxes over more than the window, a drawn
+    path spans less than the given one.
+
+    Returns:
+        The drawn path, and ``1 - phi``.
+    """
+    centred = points - jnp.mean(points, axis=0, keepdims=True)
+    squares = jnp.sum(centred**2, axis=1)
+    # 1 - phi from the steps themselves: of a slow path, phi is 1 to all digits.
+    decay = jnp.sum(jnp.diff(points, axis=0) ** 2)
+    decay = decay / (jnp.sum(squares[1:]) + jnp.sum(squares[:-1]))
+    noise = jax.random.normal(key, points.shape, points.dtype)
+    noise = noise * jnp.sqrt(jnp.mean(centred**2, axis=0, keepdims=True))
+    scale = jnp.sqrt(decay * (2 - decay))
+
+    def advance(x, kick):
+        x = x - decay * x + scale * kick
+        return x, x
+
+    path = jax.lax.scan(advance, noise[0], noise[1:])[1]
+    return jnp.concatenate([noise[:1], path]), decay
