@@ -1,0 +1,301 @@
+"""Class means and scatters, and the pseudo-inverse that every collapse number rests on.
+
+Nothing here is ever ``d x d``. Write ``A`` for the ``[k, d]`` matrix whose rows are
+``sqrt(w_k) (mu_k - mu_G)``. Then ``Sigma_B = A^T A``, so ``Sigma_B^+ = A^+ A^{+T}`` and
+
+    tr(Sigma_W Sigma_B^+) = (1/N) sum_i ||(h_i - mu_{y_i}) A^+||^2 ,
+
+one singular value decomposition of ``A`` and one projection of the data. An
+eigendecomposition of the Gram matrix ``A A^T`` would square the condition number.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, Int, Integer
+
+from jaxtheory.batching import check_examples
+
+_matmul = partial(jnp.matmul, precision="highest")
+
+
+class ClassMoments(NamedTuple):
+    """First and second moments by class, over the examples that could be used.
+
+    Lengths are in units of `unit`, a power of two near the largest feature, so that
+    squares neither overflow nor underflow and scaling costs no rounding.
+
+    Attributes:
+        counts: Examples used in each class. Shape ``[k]``.
+        means: Class means minus the mean of all examples; zero where a class is empty.
+            Shape ``[k, d]``.
+        residuals: Examples minus their class mean; zero for those left out. Shape
+            ``[n, d]``.
+        used: Which examples were used. Shape ``[n]``.
+        labels: Labels with zero in place of one that is out of range. Shape ``[n]``.
+        unit: What one unit is in the units of the features.
+        resolution: Root mean square norm of the features before centring: the size
+            that their rounding is relative to.
+        num_nonfinite: Examples left out for a feature that is NaN or infinite.
+        num_out_of_range: Examples left out for a label outside ``[0, k)``.
+    """
+
+    counts: Int[Array, " k"]
+    means: Float[Array, "k d"]
+    residuals: Float[Array, "n d"]
+    used: Bool[Array, " n"]
+    labels: Integer[Array, " n"]
+    unit: Float[Array, ""]
+    resolution: Float[Array, ""]
+    num_nonfinite: Int[Array, ""]
+    num_out_of_range: Int[Array, ""]
+
+
+class BetweenClass(NamedTuple):
+    """Where the class means lie around their weighted mean.
+
+    Attributes:
+        means: Class means minus their weighted mean; zero where a class is empty. Shape
+            ``[k, d]``.
+        trace: ``sum_k w_k ||mu_k - mu_G||^2``.
+        pseudo_inverse: Of the matrix with rows ``sqrt(w_k) (mu_k - mu_G)``. Shape
+            ``[d, k]``.
+        rank: Number of directions that the pseudo-inverse keeps.
+        rounding: Length below which one of `means` is rounding and has no direction.
+    """
+
+    means: Float[Array, "k d"]
+    trace: Float[Array, ""]
+    pseudo_inverse: Float[Array, "d k"]
+    rank: Int[Array, ""]
+    rounding: Float[Array, ""]
+
+
+def check_features(features: Any, name: str = "features") -> None:
+    """Raise unless `features` is a floating-point array ``[n, ...]`` that has entries.
+
+    Args:
+        features: What the user passed.
+        name: What an error message calls it.
+
+    Raises:
+        ValueError: There are no examples or no features, or the dtype is not floating.
+    """
+    check_examples(**{name: features})
+    dtype = jnp.result_type(features)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"`{name}` must be floating-point, but has dtype {dtype}. Cast it, for "
+            "example with `.astype(jnp.float32)`."
+        )
+    if 0 in jnp.shape(features):
+        raise ValueError(
+            f"`{name}` must hold at least one feature for every example, but has shape "
+            f"{jnp.shape(features)}."
+        )
+
+
+def check_labels(labels: Any, num_classes: int | None) -> int:
+    """Return the number of classes after checking all that can be known of the labels.
+
+    Args:
+        labels: Class index of each example.
+        num_classes: Number of classes; None takes the largest label plus one.
+
+    Returns:
+        The number of classes.
+
+    Raises:
+        ValueError: `labels` is not a vector of integers; `num_classes` is not an
+            integer above 1, or is needed because labels are traced; or (concrete labels
+            only) a label is out of range or all are the same.
+    """
+    shape, dtype = jnp.shape(labels), jnp.result_type(labels)
+    if len(shape) != 1 or not jnp.issubdtype(dtype, jnp.integer):
+        raise ValueError(
+            "`labels` must be a vector of integer class indices, one for each example, "
+            f"but has shape {shape} and dtype {dtype}. For one-hot labels pass "
+            "`labels.argmax(-1)`."
+        )
+    _check_num_classes(num_classes)
+    if isinstance(labels, Tracer):
+        if num_classes is None:
+            raise ValueError(
+                "`num_classes` must be given where `labels` are traced (under jit, "
+                "vmap or scan), because their values are not known there. Pass "
+                "`num_classes=`."
+            )
+        return num_classes
+    # Inside jit also the minimum of a constant would be traced.
+    with jax.ensure_compile_time_eval():
+        lowest, highest = int(labels.min()), int(labels.max())
+    upper = highest + 1 if num_classes is None else num_classes
+    if lowest < 0 or highest >= upper:
+        raise ValueError(
+            f"`labels` must lie in [0, {upper}) for {upper} classes, but range from "
+            f"{lowest} to {highest}. Number the classes from 0, or pass a larger "
+            "`num_classes`."
+        )
+    if lowest == highest:
+        raise ValueError(
+            "`labels` must hold at least two classes, because everything here compares "
+            f"classes, but all {shape[0]} of them are {lowest}."
+        )
+    return upper
+
+
+def _check_num_classes(num_classes):
+    """Raise unless `num_classes` is None or an integer of at least 2."""
+    if num_classes is None:
+        return
+    is_integer = isinstance(num_classes, int | np.integer)
+    if not is_integer or isinstance(num_classes, bool) or num_classes < 2:
+        raise ValueError(
+            "`num_classes` must be None or an integer of at least 2, but was "
+            f"{num_classes!r}."
+        )
+
+
+def class_moments(
+    features: Float[Array, "n d"], labels: Integer[Array, " n"], num_classes: int
+) -> ClassMoments:
+    """Take class means, then what is left of each example around its class mean.
+
+    Args:
+        features: One row for each example.
+        labels: Class indices; an example whose label is out of range is left out.
+        num_classes: Number of classes.
+
+    Returns:
+        The moments.
+
+    Memory:
+        Two arrays of the size of the features, and ``n k`` numbers.
+    """
+    dtype = jnp.promote_types(features.dtype, jnp.float32)
+    finite = jnp.all(jnp.isfinite(features), axis=1)
+    in_range = (labels >= 0) & (labels < num_classes)
+    used = finite & in_range
+    features = jnp.where(used[:, None], features, 0).astype(dtype)
+    labels = jnp.where(used, labels, 0)
+    member = used[:, None] & (labels[:, None] == jnp.arange(num_classes)[None, :])
+    counts = jnp.sum(member, axis=0)
+    total = jnp.maximum(jnp.sum(counts), 1)
+
+    unit = _power_of_two_below(jnp.max(jnp.abs(features)))
+    features = features / unit
+    resolution = jnp.sqrt(jnp.sum(jnp.square(features)) / total)
+    origin = jnp.sum(features, axis=0) / total
+    residuals = jnp.where(used[:, None], features - origin[None, :], 0)
+    means = jnp.zeros((num_classes, features.shape[1]), dtype)
+    # The second turn removes the rounding of the first means, which would otherwise be
+    # counted as scatter. At strong collapse that rounding is all there is to see.
+    for _ in range(2):
+        sums = _matmul(member.astype(dtype).T, residuals)
+        shift = sums / jnp.maximum(counts, 1)[:, None]
+        residuals = residuals - jnp.where(used[:, None], shift[labels], 0)
+        means = means + shift
+    return ClassMoments(
+        counts,
+        means,
+        residuals,
+        used,
+        labels,
+        unit,
+        jax.lax.stop_gradient(resolution),
+        jnp.sum(~finite),
+        jnp.sum(~in_range),
+    )
+
+
+def _power_of_two_below(largest):
+    """The power of two at or just below `largest`, so that dividing by it is exact."""
+    exponent = jnp.frexp(jax.lax.stop_gradient(largest))[1]
+    return jnp.ldexp(jnp.ones((), largest.dtype), exponent - 1)
+
+
+def between_class(moments: ClassMoments, weights: Float[Array, " k"]) -> BetweenClass:
+    """Centre the class means and invert what they span.
+
+    Args:
+        moments: The moments by class.
+        weights: Weight of each class, summing to 1, zero for an empty one.
+
+    Returns:
+        Centred means and the pseudo-inverse. Kept are singular values above
+        ``eps max(8 s_1, R)``: ``s_1`` is the largest (the decomposition's own error),
+        ``R`` the root mean square feature norm (twice what rounding of the features
+        can produce). No more are kept than classes occur minus one, because the
+        weighted means sum to zero.
+    """
+    centre = _matmul(weights[None, :], moments.means)
+    occurs = (moments.counts > 0)[:, None]
+    means = jnp.where(occurs, moments.means - centre, 0)
+    weighted = jnp.sqrt(weights)[:, None] * means
+    longest = jnp.sqrt(jnp.max(jnp.sum(jnp.square(means), axis=1)))
+    rounding = _rounding(jax.lax.stop_gradient(longest), moments.resolution)
+    num_present = jnp.sum(moments.counts > 0)
+    inverse = _pseudo_inverse(weighted, moments.resolution, num_present - 1)
+    # The trace of the projector A A^+ counts what was kept.
+    kept = jax.lax.stop_gradient(jnp.sum(weighted * inverse.T))
+    rank = jnp.round(kept).astype(moments.counts.dtype)
+    trace = jnp.sum(jnp.square(weighted))
+    return BetweenClass(means, trace, inverse, rank, rounding)
+
+
+def scatter_ratio(moments: ClassMoments, between: BetweenClass) -> Float[Array, ""]:
+    """Within-class over between-class scatter, ``tr(Sigma_W Sigma_B^+)``.
+
+    Args:
+        moments: The moments by class; ``Sigma_W`` carries 1/N.
+        between: Centred class means; their weights are those of ``Sigma_B``.
+
+    Returns:
+        The trace, and infinity where no direction separates the classes.
+    """
+    total = jnp.maximum(jnp.sum(moments.counts), 1)
+    projected = _matmul(moments.residuals, between.pseudo_inverse)
+    ratio = jnp.sum(jnp.square(projected)) / total
+    return jnp.where(between.rank > 0, ratio, jnp.inf)
+
+
+def _rounding(largest, resolution):
+    """What rounding can make of a zero among lengths up to `largest`."""
+    return jnp.finfo(largest.dtype).eps * jnp.maximum(8 * largest, resolution)
+
+
+@jax.custom_jvp
+def _pseudo_inverse(matrix, resolution, max_rank):
+    """Pseudo-inverse; its derivative is finite also where singular values coincide."""
+    left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
+    keep = (values > _rounding(values[0], resolution)) & (
+        jnp.arange(values.size) < max_rank
+    )
+    inverse = jnp.where(keep, 1 / jnp.where(keep, values, 1), 0)
+    return _matmul(right.T * inverse[None, :], left.T)
+
+
+@_pseudo_inverse.defjvp
+def _pseudo_inverse_jvp(primals, tangents):
+    """The derivative at constant rank (Golub & Pereyra 1973, eq. 4.12).
+
+    Equal singular values are what collapse looks like, and there the derivative of the
+    singular vectors does not exist while that of the pseudo-inverse does. Products are
+    ordered so that none is ``d x d``.
+    """
+    a, da = primals[0], tangents[0]
+    p = _pseudo_inverse(*primals)
+    row_part = _matmul(p, _matmul(p.T, da.T))
+    column_part = _matmul(da.T, _matmul(p.T, p))
+    tangent = (
+        row_part
+        - _matmul(row_part, _matmul(a, p))
+        + column_part
+        - _matmul(p, _matmul(a, column_part))
+        - _matmul(p, _matmul(da, p))
+    )
+    return p, tangent
