@@ -14,8 +14,8 @@ from jaxtheory.bounds._ledger import check_concrete
 def gaussian_kl(
     squared_distance: float,
     num_params: int,
-    posterior_scale: Float[np.ndarray, "..."],
-    prior_scale: Float[np.ndarray, "..."],
+    posterior_scale: Float[ArrayLike, "..."],
+    prior_scale: Float[ArrayLike, "..."],
 ) -> Float[np.ndarray, "..."]:
     r"""``KL(N(w, s^2 I) || N(w0, t^2 I))`` over ``p`` parameters, in nats.
 
@@ -32,7 +32,7 @@ def gaussian_kl(
     Returns:
         The relative entropy; infinite where ``t`` is too small for float64.
     """
-    s, t = posterior_scale, prior_scale
+    s, t = np.asarray(posterior_scale), np.asarray(prior_scale)
     with np.errstate(over="ignore"):
         change = (s - t) / t * ((s + t) / t)
         spread = np.where(
@@ -41,7 +41,8 @@ def gaussian_kl(
             change - 2 * np.log(s / t),
         )
         shift = squared_distance / t / t
-    return 0.5 * (num_params * spread + shift) * (1 + 64 * np.finfo(float).eps)
+    exact = 0.5 * (num_params * spread + shift)
+    return np.asarray(exact * (1 + 64 * np.finfo(np.float64).eps))
 
 
 def squared_distance(params: Params, prior_params: Params) -> tuple[float, int]:

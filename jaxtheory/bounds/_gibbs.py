@@ -120,7 +120,8 @@ def _outputs(apply_fn, params, x):
 def _check_labels(y, outputs):
     """Raise if `y` is not a valid label of `outputs`, a shape `[n, k]`."""
     labels = np.asarray(y)
-    if len(outputs.shape) != 2 or not np.issubdtype(labels.dtype, np.integer):
+    shaped = len(outputs.shape) == 2 and outputs.shape[1] > 1
+    if not shaped or not np.issubdtype(labels.dtype, np.integer):
         return  # the loss says what is wrong, when it is traced
     low, high, k = labels.min(), labels.max(), outputs.shape[1]
     if low < 0 or high >= k:

@@ -1,5 +1,7 @@
 """The hold-out bound: what fresh examples alone certify."""
 
+from typing import SupportsIndex
+
 import numpy as np
 
 from jaxtheory._types import Bound
@@ -14,7 +16,9 @@ from jaxtheory.bounds._ledger import (
 )
 
 
-def holdout(num_errors: int, num_examples: int, *, delta: float) -> Bound:
+def holdout(
+    num_errors: SupportsIndex, num_examples: SupportsIndex, *, delta: float
+) -> Bound:
     r"""Clopper-Pearson upper limit of an error probability, from held-out errors.
 
     The largest ``q`` with ``P(Binomial(num_examples, q) <= num_errors) >= delta``,
@@ -42,7 +46,7 @@ def holdout(num_errors: int, num_examples: int, *, delta: float) -> Bound:
     Example:
         >>> bound = holdout(3, 100, delta=0.05)
         >>> f"{bound.empirical_risk:.2f} {bound.value:.6f} {bound.certificate}"
-        '0.03 0.075709 True'
+        '0.03 0.075711 True'
 
     References:
         Clopper and Pearson, Biometrika 26 (1934); Langford, "Tutorial on practical

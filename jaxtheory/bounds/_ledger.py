@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 from jax.core import Tracer
@@ -69,7 +69,7 @@ def check_delta(delta: float) -> None:
         )
 
 
-def check_count(*, at_least: int = 0, **named: int) -> int:
+def check_count(*, at_least: int = 0, **named: SupportsIndex) -> int:
     """The one named value as an int; raise unless it is a whole number, large enough.
 
     Args:

@@ -106,6 +106,5 @@ def maurer_budget(
     complexity: Float[ArrayLike, "..."], num_examples: int, delta: float
 ) -> Float[ArrayLike, "..."]:
     """``(complexity + ln(2 sqrt(n) / delta)) / n``, what theorem 5 lets kl be."""
-    return (
-        np.asarray(complexity) + np.log(2 * np.sqrt(num_examples) / delta)
-    ) / num_examples
+    confidence = np.log(2 * np.sqrt(num_examples) / delta)
+    return (np.asarray(complexity) + confidence) / num_examples
