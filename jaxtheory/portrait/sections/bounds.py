@@ -1,0 +1,147 @@
+"""Generalization bounds beside the error that they bound."""
+
+import jax
+import numpy as np
+
+from jaxtheory import bounds
+from jaxtheory.portrait._section import Finding, Row, Section, classification, nothing
+from jaxtheory.portrait._style import KERNEL, NULL, TEST, TRAIN, percent
+
+_DELTA = 0.05
+_DRAWS = 150
+_POSTERIOR_SCALES = (0.003, 0.01, 0.03, 0.1)
+_PRIOR_SCALES = tuple(float(s) for s in np.geomspace(1e-3, 1.0, 31))
+
+
+def read(plan, history):
+    """PAC-Bayes around the trained weights, its KL = 0 rival, and the hold-out bound."""
+    posterior_key, prior_key = jax.random.split(jax.random.fold_in(plan.key, 2**30))
+    params, initial = history.state.params, history.state.initial_params
+    shared = {"num_samples": _DRAWS, "delta": _DELTA}
+    trained = bounds.gaussian_pac_bayes(
+        plan.apply_fn,
+        params,
+        initial,
+        plan.x_train,
+        plan.y_train,
+        posterior_scales=_POSTERIOR_SCALES,
+        prior_scales=_PRIOR_SCALES,
+        key=posterior_key,
+        **shared,
+    )
+    prior = bounds.prior_bound(
+        plan.apply_fn,
+        initial,
+        plan.x_train,
+        plan.y_train,
+        scales=_POSTERIOR_SCALES,
+        key=prior_key,
+        **shared,
+    )
+    outputs = plan.apply_fn(params, plan.x_test)
+    wrong = int(np.sum(np.argmax(outputs, axis=1) != plan.y_test))
+    holdout = bounds.holdout(wrong, len(plan.y_test), delta=_DELTA)
+    chance = 1 - 1 / plan.num_classes
+    named = {"PAC-Bayes": trained, "KL = 0": prior, "hold-out": holdout}
+    return {
+        "bounds": {name: _plain(bound, chance) for name, bound in named.items()},
+        "test_error": wrong / len(plan.y_test),
+        "chance": chance,
+        "num_train": len(plan.x_train),
+        "num_test": len(plan.x_test),
+    }
+
+
+def _plain(bound, chance):
+    """A bound as plain numbers and words; useless too where guessing does as well."""
+    return {
+        "value": float(bound.value),
+        "empirical_risk": float(bound.empirical_risk),
+        "complexity": float(bound.complexity),
+        "certificate": bool(bound.certificate),
+        "vacuous": bool(bound.vacuous or bound.value >= chance),
+        "assumptions": list(bound.assumptions),
+    }
+
+
+def draw(numbers, ax):
+    """Bounds as bars; vacuous ones are pale."""
+    named = numbers["bounds"]
+    colours = dict(zip(named, (TRAIN, NULL, KERNEL), strict=True))
+    for height, (name, bound) in enumerate(named.items()):
+        alpha = 0.35 if bound["vacuous"] else 1.0
+        ax.barh(height, bound["value"], color=colours[name], alpha=alpha)
+        text = percent(bound["value"]) + (" (vacuous)" if bound["vacuous"] else "")
+        inside = bound["value"] > 0.6
+        ax.text(
+            bound["value"] + (-0.01 if inside else 0.01),
+            height,
+            text,
+            va="center",
+            ha="right" if inside else "left",
+            color="white" if inside and not bound["vacuous"] else "black",
+        )
+    error = numbers["test_error"]
+    ax.axvline(error, color=TEST, label=f"test error {percent(error)}")
+    chance = numbers["chance"]
+    ax.axvline(chance, ls=":", color=NULL, label=f"guessing {percent(chance)}")
+    ax.set_yticks(range(len(named)), list(named))
+    ax.set_xlim(0, 1.02)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel("error")
+    ax.legend(loc="lower right")
+
+
+def findings(numbers):
+    """What each bound certifies, and what the data bought over the prior."""
+    named = numbers["bounds"]
+    trained, prior, holdout = named["PAC-Bayes"], named["KL = 0"], named["hold-out"]
+    error = numbers["test_error"]
+    guessing = f"guessing errs on {percent(numbers['chance'])}"
+    state = "vacuous" if trained["vacuous"] else "not vacuous"
+    gain = prior["value"] - trained["value"]
+    worth = "worse than" if gain < 0 else f"{percent(gain)} better than"
+    first = Finding(
+        "With probability 95 % the PAC-Bayes-kl bound from "
+        f"{numbers['num_train']:,} training examples puts the error of noisy weights "
+        f"below {percent(trained['value'])} (their training error "
+        f"{percent(trained['empirical_risk'])}, complexity "
+        f"{trained['complexity']:,.0f} nats): the bound is {state} ({guessing}), and {worth} "
+        f"the {percent(prior['value'])} that the untrained prior gets at KL = 0.",
+        "measured",
+    )
+    holds = error <= holdout["value"]
+    second = Finding(
+        f"The hold-out bound from {numbers['num_test']:,} test examples is "
+        f"{percent(holdout['value'])}, above the measured {percent(error)} as it must "
+        "be; certificates are compared against it.",
+        "agrees" if holds else "disagrees",
+    )
+    return [first, second]
+
+
+def rows(numbers):
+    """The three bounds."""
+    error = f"test error {percent(numbers['test_error'])}"
+    return [
+        Row(
+            f"{name} bound",
+            percent(bound["value"]),
+            "vacuous" if bound["vacuous"] else error,
+        )
+        for name, bound in numbers["bounds"].items()
+    ]
+
+
+SECTION = Section(
+    "bounds",
+    "Generalization bounds",
+    classification,
+    nothing,
+    nothing,
+    read,
+    draw,
+    findings,
+    rows,
+)

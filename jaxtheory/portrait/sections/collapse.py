@@ -1,0 +1,120 @@
+"""Neural collapse of the last hidden layer, on training and on test data."""
+
+import numpy as np
+
+from jaxtheory import collapse, models
+from jaxtheory.portrait._section import Finding, Row, Section, classification, nothing
+from jaxtheory.portrait._style import (
+    ACCENT,
+    KERNEL,
+    TEST,
+    TRAIN,
+    compact,
+    only,
+    percent,
+)
+
+_NAMES = ("nc1", "nc2", "nc3", "nc4")
+
+
+def record(plan):
+    """NC1 to NC4 of the last hidden layer."""
+
+    def statistics(params, x, y):
+        variables = {"params": params}
+        *_, features = models.features(plan.module, variables, x).values()
+        result = collapse.statistics(
+            features.reshape(len(x), -1),
+            y,
+            classifier=models.classifier(plan.module, variables),
+            num_classes=plan.num_classes,
+        )
+        return {name: getattr(result, name) for name in _NAMES}
+
+    def measure(state):
+        return {
+            "train": statistics(state.params, plan.x_train, plan.y_train),
+            "test": statistics(state.params, plan.x_test, plan.y_test),
+        }
+
+    return {"collapse": measure}
+
+
+def read(plan, history):
+    """The four curves on both splits, and when training error vanished."""
+    values = history.records["collapse"]
+    error = np.asarray(history.records["evaluation"]["train"]["error"])
+    return {
+        "steps": [int(step) for step in history.steps],
+        **{s: {n: only(values[s][n]) for n in _NAMES} for s in ("train", "test")},
+        "interpolates": bool(error[-1] == 0),
+        "first_zero": int(history.steps[np.argmax(error == 0)]),
+    }
+
+
+def draw(numbers, ax):
+    """The four measures on training data, NC1 on test data."""
+    steps = numbers["steps"]
+    for name, colour in zip(_NAMES, (TRAIN, KERNEL, ACCENT, "#888888"), strict=True):
+        values = np.maximum(numbers["train"][name], 1e-4)
+        ax.plot(steps, values, color=colour, label=f"{name.upper()} train")
+    values = np.maximum(numbers["test"]["nc1"], 1e-4)
+    ax.plot(steps, values, color=TEST, label="NC1 test")
+    ax.set_yscale("log")
+    ax.set_xlabel("step")
+    ax.set_ylabel("0 is collapsed")
+    ax.legend(ncol=2)
+
+
+def findings(numbers):
+    """Whether the classes collapse once training error is zero, and on which data."""
+    train, test = numbers["train"], numbers["test"]
+    start, end = train["nc1"][0], train["nc1"][-1]
+    if not numbers["interpolates"]:
+        text = (
+            "Theory speaks of the phase after training error reaches zero, which this "
+            f"run does not reach; NC1 went from {compact(start)} to {compact(end)}."
+        )
+        return [Finding(text, "measured")]
+    onset = numbers["steps"].index(numbers["first_zero"])
+    at_zero = train["nc1"][onset]
+    after = numbers["steps"][-1] - numbers["first_zero"]
+    falls = end < at_zero or onset == len(train["nc1"]) - 1
+    first = Finding(
+        "Theory expects all four measures to fall towards 0 once training error is "
+        f"zero; in the {after:,} steps since then NC1 went from {compact(at_zero)} to "
+        f"{compact(end)} (at the start {compact(start)}), and NC2, NC3, NC4 ended at "
+        f"{compact(train['nc2'][-1])}, {compact(train['nc3'][-1])}, "
+        f"{percent(train['nc4'][-1])}.",
+        "agrees" if falls else "disagrees",
+    )
+    ratio = test["nc1"][-1] / end
+    second = Finding(
+        f"On test data NC1 ends at {compact(test['nc1'][-1])}, {compact(ratio)} times "
+        "its training value: collapse is a property of "
+        + ("the training set." if ratio > 2 else "both sets here."),
+        "measured",
+    )
+    return [first, second]
+
+
+def rows(numbers):
+    """Final NC1 on both splits."""
+    train, test = numbers["train"]["nc1"], numbers["test"]["nc1"]
+    return [
+        Row("NC1, train", compact(train[-1]), f"0; started at {compact(train[0])}"),
+        Row("NC1, test", compact(test[-1]), f"0; started at {compact(test[0])}"),
+    ]
+
+
+SECTION = Section(
+    "collapse",
+    "Neural collapse",
+    classification,
+    record,
+    nothing,
+    read,
+    draw,
+    findings,
+    rows,
+)

@@ -1,0 +1,168 @@
+"""Kernel against network: the tangent kernel at the start, at the end, on the way."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtheory import kernels
+from jaxtheory.portrait._section import Finding, Row, Section, always, nothing
+from jaxtheory.portrait._style import KERNEL, NULL, TEST, THEORY, compact, only, percent
+
+_PROBES = 100
+_CHUNK = 50
+_RIDGES = 10.0 ** np.arange(-6, 1)
+
+
+def record(plan):
+    """The tangent kernel on the first training examples."""
+
+    def probe_kernel(state):
+        x = plan.x_train[:_PROBES]
+        return kernels.empirical_ntk(plan.apply_fn, state.params, x, batch_size=_CHUNK)
+
+    return {"probe_kernel": probe_kernel}
+
+
+def read(plan, history):
+    """How far the kernel moved, how aligned it is, and what it can predict."""
+    recorded = jnp.asarray(history.records["probe_kernel"])
+    targets = plan.targets(plan.y_train[:_PROBES])
+    distance = jax.vmap(lambda k: kernels.kernel_distance(recorded[0], k))(recorded)
+    alignment = jax.vmap(lambda k: kernels.centred_alignment(k, targets))(recorded)
+    network = _error(plan, plan.apply_fn(history.state.params, plan.x_test))
+    return {
+        "steps": [int(step) for step in history.steps],
+        "distance": only(distance),
+        "alignment": only(alignment),
+        "num_probes": len(targets),
+        "network_error": network,
+        "initial": _regression(plan, history.state.initial_params),
+        "final": _regression(plan, history.state.params),
+        "regression": plan.num_classes is None,
+        "num_test": len(plan.x_test),
+    }
+
+
+def _regression(plan, params):
+    """Kernel ridge regression with the ridge chosen by leave-one-out error."""
+    k = plan.num_classes or 1
+    x_test = plan.x_test[:1000]
+    ntk = lambda x1, x2: (
+        kernels.empirical_ntk(plan.apply_fn, params, x1, x2, batch_size=_CHUNK) / k
+    )
+    train, test = ntk(plan.x_train, None), ntk(x_test, plan.x_train)
+    targets = plan.targets(plan.y_train)
+    centre = jnp.mean(targets, axis=0)
+    scale = float(jnp.trace(train))
+    fits = [
+        kernels.kernel_regression(train, targets - centre, test, ridge=ridge * scale)
+        for ridge in _RIDGES
+    ]
+    losses = [float(jnp.mean(fit.leave_one_out**2)) for fit in fits]
+    best = int(np.nanargmin(losses))
+    predictions = fits[best].predictions + centre
+    return {
+        "error": _error(plan, predictions, len(x_test)),
+        "ridge_over_trace": float(_RIDGES[best]),
+        "condition": float(fits[best].condition),
+    }
+
+
+def _error(plan, outputs, count=None):
+    """Classification error, or squared error relative to the variance."""
+    y = plan.y_test[:count]
+    if plan.num_classes is None:
+        return float(jnp.mean((outputs - y) ** 2) / jnp.var(y))
+    return float(jnp.mean(jnp.argmax(outputs, axis=1) != y))
+
+
+def draw(numbers, ax):
+    """Kernel distance and alignment over training, errors in the legend."""
+    steps = numbers["steps"]
+    ax.plot(steps, numbers["alignment"], color=KERNEL, label="alignment with labels")
+    label = "distance from the initial kernel"
+    ax.plot(steps, numbers["distance"], color=TEST, label=label)
+    ax.axhline(0, ls="--", color=THEORY, label="lazy training: distance 0")
+    initial, final = numbers["initial"]["error"], numbers["final"]["error"]
+    text = (
+        f"test error\nnetwork {percent(numbers['network_error'])}\n"
+        f"initial kernel {percent(initial)}\nfinal kernel {percent(final)}"
+    )
+    box = {"facecolor": "white", "edgecolor": NULL, "alpha": 0.85}
+    ax.text(
+        0.97,
+        0.5,
+        text,
+        transform=ax.transAxes,
+        ha="right",
+        va="center",
+        fontsize=8.5,
+        bbox=box,
+    )
+    ax.set_ylim(-0.04, 1.04)
+    ax.set_xlabel("step")
+    ax.legend()
+
+
+def _score(numbers, error):
+    if numbers["regression"]:
+        return f"{percent(error)} relative error"
+    return percent(1 - error)
+
+
+def findings(numbers):
+    """Lazy or rich, and who predicts better."""
+    distance = numbers["distance"][-1]
+    before, after = numbers["alignment"][0], numbers["alignment"][-1]
+    initial, final = numbers["initial"]["error"], numbers["final"]["error"]
+    network = numbers["network_error"]
+    moved = distance > 0.05
+    regime = "the kernel moved: features were learned" if moved else "lazy training"
+    first = Finding(
+        "At infinite width theory keeps the tangent kernel fixed (distance 0); here "
+        f"its distance from the start is {distance:.2f} and its alignment with the "
+        f"labels went from {before:.2f} to {after:.2f}: {regime}.",
+        "disagrees" if moved else "agrees",
+    )
+    noise = 0.0
+    if not numbers["regression"]:
+        pooled = (network + initial) / 2
+        noise = 2 * float(np.sqrt(2 * pooled * (1 - pooled) / numbers["num_test"]))
+    gap = initial - network
+    if abs(gap) <= max(noise, 0.02 * initial):
+        verdict = "within the sampling error of each other"
+    else:
+        verdict = "the network wins" if gap > 0 else "its initial kernel wins"
+    second = Finding(
+        f"The kernel at initialisation reaches {_score(numbers, initial)}, the network "
+        f"{_score(numbers, network)}, its final kernel {_score(numbers, final)} on "
+        f"test data: {verdict}.",
+        "measured",
+    )
+    return [first, second]
+
+
+def rows(numbers):
+    """Kernel distance and the errors side by side."""
+    initial = _score(numbers, numbers["initial"]["error"])
+    return [
+        Row("kernel distance", compact(numbers["distance"][-1]), "0 in lazy training"),
+        Row(
+            "network on test data",
+            _score(numbers, numbers["network_error"]),
+            f"initial kernel {initial}",
+        ),
+    ]
+
+
+SECTION = Section(
+    "kernel",
+    "Kernel against network",
+    always,
+    record,
+    nothing,
+    read,
+    draw,
+    findings,
+    rows,
+)

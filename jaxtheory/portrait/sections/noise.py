@@ -1,0 +1,83 @@
+"""The gradient noise scale: which batch sizes average the noise away."""
+
+import numpy as np
+
+from jaxtheory import dynamics
+from jaxtheory.portrait._section import Finding, Row, Section, always, nothing
+from jaxtheory.portrait._style import ACCENT, THEORY, compact, only
+
+_CHUNK = 250
+
+
+def record(plan):
+    """The exact noise scale of the training data."""
+
+    def noise(state):
+        return dynamics.noise_scale(
+            plan.apply_fn,
+            plan.loss_fn,
+            state.params,
+            plan.x_train,
+            plan.y_train,
+            batch_size=_CHUNK,
+        )
+
+    return {"noise": noise}
+
+
+def read(plan, history):
+    """The curve and the batch size that was used."""
+    values = history.records["noise"]
+    n = len(plan.x_train)
+    return {
+        "steps": [int(step) for step in history.steps],
+        "noise_scale": only(values.noise_scale),
+        "gradient_norm_squared": only(values.gradient_norm_squared),
+        "covariance_trace": only(values.covariance_trace),
+        "batch_size": plan.config.batch_size or n,
+        "num_train": n,
+    }
+
+
+def draw(numbers, ax):
+    """Noise scale over training beside the batch size."""
+    ax.plot(numbers["steps"], numbers["noise_scale"], color=ACCENT, label="noise scale")
+    label = f"batch size {numbers['batch_size']:,}"
+    ax.axhline(numbers["batch_size"], ls="--", color=THEORY, label=label)
+    ax.set_yscale("log")
+    ax.set_xlabel("step")
+    ax.set_ylabel("examples")
+    ax.legend()
+
+
+def findings(numbers):
+    """Whether noise grows relative to the gradient, and whether the batch drowns it."""
+    scale = np.asarray(numbers["noise_scale"])
+    start, end = scale[0], scale[-1]
+    grew = bool(end > start)
+    first = Finding(
+        "Theory expects the noise scale tr Σ / |G|² to grow as the loss falls; it went "
+        f"from {compact(start)} to {compact(end)} examples.",
+        "agrees" if grew else "disagrees",
+    )
+    batch, n = numbers["batch_size"], numbers["num_train"]
+    if batch == n:
+        text = f"Every step uses all {n:,} examples: these steps carry no noise."
+        return [first, Finding(text, "measured")]
+    share = float(np.mean(scale > batch))
+    second = (
+        f"Batches of {batch:,} are below the noise scale at {100 * share:.0f} % of the "
+        "records, where a larger batch would still buy a better step."
+    )
+    return [first, Finding(second, "measured")]
+
+
+def rows(numbers):
+    """The final noise scale."""
+    value = compact(numbers["noise_scale"][-1])
+    return [Row("noise scale at the end", value, f"batch {numbers['batch_size']:,}")]
+
+
+SECTION = Section(
+    "noise", "Gradient noise", always, record, nothing, read, draw, findings, rows
+)

@@ -1,0 +1,189 @@
+"""The edge of stability: sharpness against the threshold of the optimizer."""
+
+import jax
+import numpy as np
+
+from jaxtheory import curvature, linalg
+from jaxtheory.portrait._plan import ADAM
+from jaxtheory.portrait._section import Finding, Row, Section, always, nothing
+from jaxtheory.portrait._style import ACCENT, THEORY, TRAIN, compact, only
+
+_ITERATIONS = 30
+_NUM_BATCHES = 32
+# Published runs hover within a few percent of the threshold; batch sharpness, an
+# average over noisy ratios, within some tens (the tolerances of the literature's own
+# reproductions: 0.95 to 1.05 for full batches, 0.7 to 1.05 for small ones).
+_AT_EDGE = {"full": (0.9, 1.1), "batch": (0.7, 1.1)}
+
+
+def record(plan):
+    """Sharpness of the training loss, and what the optimizer at hand sees of it."""
+    config = plan.config
+
+    def curvatures(state):
+        key = jax.random.fold_in(plan.key, state.step)
+        lanczos_key, batch_key = jax.random.split(key)
+        arguments = (
+            plan.apply_fn,
+            plan.loss_fn,
+            state.params,
+            plan.x_train,
+            plan.y_train,
+        )
+        operator = curvature.hessian(*arguments)
+        top = linalg.top_eigenpairs(
+            operator, key=lanczos_key, num_iterations=_ITERATIONS
+        )
+        result = {"sharpness": top.values[0], "residual": top.residuals[0]}
+        if config.optimizer == "adam":
+            diagonal = curvature.adam_preconditioner(state.opt_state, **ADAM)
+            scaled = curvature.preconditioned(operator, diagonal)
+            top = linalg.top_eigenpairs(
+                scaled, key=batch_key, num_iterations=_ITERATIONS
+            )
+            result["preconditioned"] = top.values[0]
+        elif config.batch_size is not None:
+            batch = curvature.batch_sharpness(
+                *arguments,
+                batch_size=config.batch_size,
+                num_batches=_NUM_BATCHES,
+                key=batch_key,
+            )
+            result["batch"] = batch.value
+            result["batch_error"] = batch.standard_error
+        return result
+
+    return {"curvature": curvatures}
+
+
+def read(plan, history):
+    """The curves, the threshold that belongs to them, and where they settle."""
+    values = history.records["curvature"]
+    kind = next(k for k in ("preconditioned", "batch", "sharpness") if k in values)
+    steps, followed = np.asarray(history.steps), np.asarray(values[kind], float)
+    edge = plan.threshold
+    single = kind != "batch" or edge.minibatch_low == edge.minibatch_high
+    threshold = edge.minibatch_high if kind == "batch" else edge.full_batch
+    late = followed[len(followed) // 2 :]
+    peak = int(np.nanargmax(followed)) if np.isfinite(followed).any() else 0
+    return {
+        "steps": [int(step) for step in steps],
+        "sharpness": only(values["sharpness"]),
+        "followed": only(followed),
+        "kind": kind,
+        "threshold": threshold,
+        "threshold_low": threshold if single else edge.minibatch_low,
+        "late_ratio": float(np.median(late)) / threshold,
+        "end_ratio": float(np.median(followed[-5:])) / threshold,
+        "peak_ratio": float(followed[peak]) / threshold,
+        "peak_step": int(steps[peak]),
+        "residual": float(np.median(values["residual"] / np.abs(values["sharpness"]))),
+        "cross_entropy": plan.config.loss == "cross-entropy",
+        "optimizer": plan.config.optimizer,
+        "minibatch": plan.config.batch_size is not None,
+        "learning_rate": float(plan.config.learning_rate),
+    }
+
+
+def draw(numbers, ax):
+    """Sharpness over training beside the threshold."""
+    name = _NAMES[numbers["kind"]]
+    if numbers["kind"] != "preconditioned":
+        ax.plot(numbers["steps"], numbers["sharpness"], color=TRAIN, label="sharpness")
+    if numbers["kind"] != "sharpness":
+        ax.plot(numbers["steps"], numbers["followed"], color=ACCENT, label=name)
+    label = f"threshold {_threshold_name(numbers)}"
+    ax.axhline(numbers["threshold"], ls="--", color=THEORY, label=label)
+    if numbers["threshold_low"] < numbers["threshold"]:
+        low = numbers["threshold_low"]
+        ax.axhspan(low, numbers["threshold"], color=THEORY, alpha=0.08)
+        ax.set_yscale("log")
+    shown = [v for v in numbers["followed"] if np.isfinite(v)] + [0.0]
+    if max(shown) > 5 * numbers["threshold"]:
+        ax.set_yscale("log")
+    ax.set_xlabel("step")
+    ax.legend()
+
+
+_NAMES = {
+    "sharpness": "sharpness",
+    "batch": "batch sharpness",
+    "preconditioned": "preconditioned sharpness",
+}
+
+
+def _threshold_name(numbers):
+    eta, kind = numbers["learning_rate"], numbers["kind"]
+    if kind == "preconditioned":
+        return f"38/η = {compact(38 / eta)}"
+    if numbers["optimizer"] == "sgd":
+        return f"2/η = {compact(2 / eta)}"
+    if kind == "batch":
+        low = compact(numbers["threshold_low"])
+        return f"{low} to {compact(numbers['threshold'])} (0.2/η to 3.8/η)"
+    return f"3.8/η = {compact(3.8 / eta)}"
+
+
+def findings(numbers):
+    """Whether the right sharpness settles at the right threshold."""
+    name, edge = _NAMES[numbers["kind"]], _threshold_name(numbers)
+    late, end, peak = (numbers[k] for k in ("late_ratio", "end_ratio", "peak_ratio"))
+    low, high = _AT_EDGE["batch" if numbers["kind"] == "batch" else "full"]
+    if numbers["threshold_low"] < numbers["threshold"]:
+        low = numbers["threshold_low"] / numbers["threshold"] * 0.7
+    theory = f"Theory expects {name} to rise to {edge} and to stay at the edge"
+    where = f"it settles at {late:.2f} times that (median over the second half)"
+    if low <= late <= high and low <= end <= high:
+        result = Finding(f"{theory}; {where}: the edge of stability.", "agrees")
+    elif low <= late <= high or (peak >= low and end < low and late < high):
+        result = _decayed(numbers, theory)
+    elif late < low:
+        text = f"{theory} if it gets there; {where}, after a peak of {peak:.2f} times"
+        text += ": the threshold was not reached and steps were stable throughout."
+        result = Finding(text, "measured")
+    else:
+        text = f"{theory}; {where}: above the edge."
+        result = Finding(text, "disagrees")
+    notes = [result]
+    if numbers["kind"] == "preconditioned" and numbers["minibatch"]:
+        text = "The threshold is that of full batches; for Adam on minibatches no "
+        notes.append(
+            Finding(text + "theory gives one, so this is a trend.", "measured")
+        )
+    return notes
+
+
+def _decayed(numbers, theory):
+    """It reached the edge and came down again, which is not stability."""
+    peak = f"it peaked at {numbers['peak_ratio']:.2f} times at step "
+    peak += f"{numbers['peak_step']:,} and ends at {numbers['end_ratio']:.2f} times"
+    if numbers["cross_entropy"]:
+        text = (
+            f"{theory}; {peak}: the edge was reached, and the late decay is that of "
+            "cross-entropy, whose curvature vanishes with the loss, not stability."
+        )
+        return Finding(text, "agrees")
+    return Finding(f"{theory}; {peak}: it did not stay.", "disagrees")
+
+
+def rows(numbers):
+    """The settled ratio."""
+    name = _NAMES[numbers["kind"]]
+    value = compact(numbers["followed"][-1])
+    return [
+        Row(f"{name} at the end", value, f"threshold {_threshold_name(numbers)}"),
+        Row(f"{name} over threshold", f"{numbers['late_ratio']:.2f}", "1 at the edge"),
+    ]
+
+
+SECTION = Section(
+    "sharpness",
+    "The edge of stability",
+    always,
+    record,
+    nothing,
+    read,
+    draw,
+    findings,
+    rows,
+)

@@ -1,0 +1,116 @@
+"""Loss and error on training and test data."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtheory.portrait._section import Finding, Row, Section, always, nothing
+from jaxtheory.portrait._style import TEST, TRAIN, compact, only, percent
+
+
+def record(plan):
+    """Mean loss and error on all training and all test data."""
+
+    def evaluate(params, x, y):
+        outputs = plan.apply_fn(params, x)
+        loss = jnp.mean(plan.loss_fn(outputs, y))
+        if plan.num_classes is None:
+            error = jnp.mean((outputs - y) ** 2) / jnp.var(y)
+        else:
+            error = jnp.mean(jnp.argmax(outputs, axis=1) != y)
+        return {"loss": loss, "error": error}
+
+    def evaluation(state):
+        return {
+            "train": evaluate(state.params, plan.x_train, plan.y_train),
+            "test": evaluate(state.params, plan.x_test, plan.y_test),
+        }
+
+    return {"evaluation": evaluation}
+
+
+def read(plan, history):
+    """Learning curves and the sizes that say whether to expect interpolation."""
+    values = history.records["evaluation"]
+    return {
+        "steps": [int(step) for step in history.steps],
+        "loss": {split: only(values[split]["loss"]) for split in ("train", "test")},
+        "error": {split: only(values[split]["error"]) for split in ("train", "test")},
+        "num_params": sum(leaf.size for leaf in jax.tree.leaves(plan.state.params)),
+        "num_train": len(plan.x_train),
+        "num_test": len(plan.x_test),
+        "num_outputs": plan.num_classes or 1,
+        "regression": plan.num_classes is None,
+    }
+
+
+def draw(numbers, ax):
+    """Errors (or relative errors) and losses on a logarithmic axis."""
+    for split, colour in (("train", TRAIN), ("test", TEST)):
+        loss = np.maximum(numbers["loss"][split], 1e-12)
+        ax.plot(numbers["steps"], loss, color=colour, label=f"{split} loss")
+        # Zero has no place on a logarithmic axis: half an example stands for none.
+        floor = 0.5 / numbers[f"num_{split}"]
+        error = np.maximum(numbers["error"][split], floor)
+        name = "relative error" if numbers["regression"] else "error"
+        ax.plot(numbers["steps"], error, ":", color=colour, label=f"{split} {name}")
+    ax.set_yscale("log")
+    ax.set_xlabel("step")
+    ax.legend(ncol=2)
+
+
+def _binomial_error(fraction, count):
+    """Standard error of a test error."""
+    return float(np.sqrt(max(fraction * (1 - fraction), 1 / count) / count))
+
+
+def findings(numbers):
+    """Whether the network interpolates, and what it makes of unseen data."""
+    p, constraints = (
+        numbers["num_params"],
+        numbers["num_train"] * numbers["num_outputs"],
+    )
+    train, test = numbers["error"]["train"][-1], numbers["error"]["test"][-1]
+    rich = p > constraints
+    count = f"{p:,} parameters face {constraints:,} numbers to fit"
+    if numbers["regression"]:
+        fits = train < 1e-2
+        got = f"the relative training error ends at {percent(train, 2)}"
+    else:
+        fits = train == 0
+        zero = [
+            s for s, e in zip(numbers["steps"], numbers["error"]["train"]) if e == 0
+        ]
+        when = f" (first at step {zero[0]:,})" if zero else ""
+        got = f"the training error ends at {percent(train)}{when}"
+    verb = (
+        "so that theory expects interpolation" if rich else "so that none is expected"
+    )
+    first = Finding(
+        f"{count}, {verb}; {got}.", "agrees" if fits == rich else "disagrees"
+    )
+    if numbers["regression"]:
+        second = f"On fresh data the relative squared error is {percent(test)}."
+    else:
+        error = _binomial_error(test, numbers["num_test"])
+        second = (
+            f"On {numbers['num_test']:,} fresh examples it errs on {percent(test)} "
+            f"(standard error {percent(error)}), a gap of {percent(test - train)}."
+        )
+    return [first, Finding(second, "measured")]
+
+
+def rows(numbers):
+    """Final errors."""
+    train, test = numbers["error"]["train"][-1], numbers["error"]["test"][-1]
+    name = "relative error" if numbers["regression"] else "error"
+    loss = compact(numbers["loss"]["train"][-1])
+    return [
+        Row(f"training {name}", percent(train), f"loss {loss}"),
+        Row(f"test {name}", percent(test), f"gap {percent(test - train)}"),
+    ]
+
+
+SECTION = Section(
+    "training", "Training", always, record, nothing, read, draw, findings, rows
+)
