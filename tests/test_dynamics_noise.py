@@ -19,7 +19,7 @@ def squared_error(outputs, y):
     return (outputs - y) ** 2
 
 
-def problem(n=11, dtype=np.float32):
+def problem(n=11, dtype: type = np.float32):
     rng = np.random.default_rng(0)
     params = {
         "in": jnp.asarray(rng.normal(size=(3, 4)), dtype),

@@ -209,7 +209,7 @@ def _noise_scale(apply_fn, loss_fn, params, x, y, batch_size, lanes):
 def _squared_distance(a, b):
     """Squared Euclidean distance between two pytrees."""
     squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), a, b)
-    return sum(jax.tree.leaves(squares))
+    return jax.tree.reduce(jnp.add, squares)
 
 
 def _mean(samples):

@@ -10,8 +10,8 @@ from jaxtheory._types import KeyArray
 def sign_flipped(points: Float[Array, "r d"], *, key: KeyArray) -> Float[Array, "r d"]:
     """Draw null A: the path's increments, each times an independent random sign.
 
-    It keeps the length of every step and the direction's axis, and destroys drift and
-    the correlation of successive steps.
+    It keeps the length and the axis of every step, and destroys drift and the
+    correlation of successive steps.
     """
     steps = jnp.diff(points, axis=0)
     signs = jax.random.rademacher(key, (steps.shape[0], 1), points.dtype)

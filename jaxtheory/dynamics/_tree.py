@@ -100,7 +100,9 @@ def minimum_spanning_tree(distances: Float[ArrayLike, "r r"]) -> MinimumSpanning
     return _spanning_tree(jnp.asarray(distances))
 
 
-def e_alpha(lengths: Float[ArrayLike, " e"], *, alpha: float | Float[Array, ""] = 1.0) -> Float[Array, ""]:
+def e_alpha(
+    lengths: Float[ArrayLike, " e"], *, alpha: float | Float[Array, ""] = 1.0
+) -> Float[Array, ""]:
     r"""Sum the lengths of tree edges, raised to a power.
 
     .. math:: E_\alpha = \sum_e |e|^\alpha
@@ -136,8 +138,8 @@ def e_alpha(lengths: Float[ArrayLike, " e"], *, alpha: float | Float[Array, ""] 
 
 
 def check_alpha(alpha: ArrayLike) -> None:
-    """Raise unless `alpha` is positive (a traced one is taken on trust)."""
-    if not isinstance(alpha, jax.core.Tracer) and not alpha > 0:
+    """Raise unless `alpha` is positive (an array is taken on trust)."""
+    if isinstance(alpha, int | float) and not alpha > 0:
         raise ValueError(f"`alpha` must be positive, but was {alpha}.")
 
 
