@@ -1,1 +1,13 @@
 """Training dynamics: train and record, store, noise, dimension of the path."""
+
+from jaxtheory.dynamics._noise import noise_scale as noise_scale
+from jaxtheory.dynamics._noise import two_batch_noise_scale as two_batch_noise_scale
+from jaxtheory.dynamics._path import displacement as displacement
+from jaxtheory.dynamics._path import path_length as path_length
+from jaxtheory.dynamics._topology import path_topology as path_topology
+from jaxtheory.dynamics._topology import (
+    persistent_homology_dimension as persistent_homology_dimension,
+)
+from jaxtheory.dynamics._tree import e_alpha as e_alpha
+from jaxtheory.dynamics._tree import minimum_spanning_tree as minimum_spanning_tree
+from jaxtheory.dynamics._tree import pairwise_distances as pairwise_distances
