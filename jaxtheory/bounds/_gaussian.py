@@ -121,7 +121,7 @@ def gaussian_pac_bayes(
         Maurer, arXiv cs/0411099, theorem 5.
     """
     check_concrete(params=params, prior_params=prior_params, x=x, y=y, key=key)
-    num_examples = _check_sizes(x, y, num_samples, delta)
+    num_examples, num_samples = _check_sizes(x, y, num_samples, delta)
     posterior = check_scales(posterior_scales=posterior_scales)
     prior = _DEFAULT_PRIOR_SCALES
     if prior_scales is not None:
@@ -214,9 +214,13 @@ def prior_bound(
         ... )
         >>> bound.complexity, 0.5 < bound.value < 0.8
         (0.0, True)
+
+    References:
+        As `gaussian_pac_bayes`; Rivasplata et al., arXiv 2006.13057, on priors that
+        depend on data.
     """
     check_concrete(prior_params=prior_params, x=x, y=y, key=key)
-    num_examples = _check_sizes(x, y, num_samples, delta)
+    num_examples, num_samples = _check_sizes(x, y, num_samples, delta)
     grid = check_scales(scales=scales)
     risks = gibbs_risk(
         apply_fn,
@@ -243,13 +247,13 @@ def prior_bound(
 
 
 def _check_sizes(x, y, num_samples, delta):
-    """Raise on a bad `delta` or too few draws or examples; the number of examples."""
+    """Raise on a bad `delta` or too few examples or draws; the numbers of both."""
     check_delta(delta)
-    check_count(at_least=1, num_samples=num_samples)
+    m = check_count(at_least=1, num_samples=num_samples)
     n = batching.check_examples(x=x, y=y)
     if n < 2:
         raise ValueError("`x` must hold at least 2 examples, but holds 1.")
-    return n
+    return n, m
 
 
 def _smallest_bound(

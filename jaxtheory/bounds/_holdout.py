@@ -24,9 +24,9 @@ def holdout(
     The largest ``q`` with ``P(Binomial(num_examples, q) <= num_errors) >= delta``,
     which is the ``1 - delta`` quantile of a Beta(num_errors + 1, num_examples -
     num_errors) distribution; ``1 - delta^(1/n)`` without errors, 1 with errors only.
-    Exact for every ``n``: no Chernoff or normal approximation, so no test-set bound
-    that holds for every distribution is smaller. Computed on the host in float64 and
-    rounded up.
+    Exact for every ``n``, without a Chernoff or normal approximation: no valid limit
+    that never decreases in `num_errors` is smaller. Computed on the host in float64
+    and rounded up.
 
     Args:
         num_errors: Number of held-out examples that the predictor gets wrong.
@@ -50,7 +50,7 @@ def holdout(
 
     References:
         Clopper and Pearson, Biometrika 26 (1934); Langford, "Tutorial on practical
-        prediction theory for classification", JMLR 6 (2005), theorem 3.3.
+        prediction theory for classification", JMLR 6 (2005), section 3.
     """
     check_concrete(num_errors=num_errors, num_examples=num_examples)
     check_delta(delta)

@@ -65,20 +65,20 @@ def _invert(r, c):
     """`kl_inverse` of valid float64 arrays of one shape.
 
     Bisects the distance ``q - r``, not ``q``: a distance far below the spacing of
-    numbers around `r` still has all its digits. Rounds up twice: the budget grows by
-    more than the error of `_binary_kl`, and the sum by more than its own.
+    numbers around `r` still has all its digits. The sum is rounded up by more than
+    the error of `_binary_kl`, a few eps, can move it: ``q kl'(q) >= kl``, so that no
+    relative error grows on its way from kl to ``q``.
     """
-    roomy = c * (1 + 32 * _EPS)
     with np.errstate(over="ignore"):
         # kl(r||q) >= (q - r)^2 / (2 q), solved for q - r.
         high = np.minimum(1 - r, c + np.sqrt(c) * np.sqrt(2 * r + c))
     low = np.zeros_like(high)
     for _ in range(_HALVINGS):
         middle = 0.5 * (low + high)
-        enough = _binary_kl(r, middle) >= roomy
+        enough = _binary_kl(r, middle) >= c
         high = np.where(enough, middle, high)
         low = np.where(enough, low, middle)
-    q = np.minimum((r + high) * (1 + 4 * _EPS), 1.0)
+    q = np.minimum((r + high) * (1 + 16 * _EPS), 1.0)
     return np.where(c == 0, r, q)
 
 
