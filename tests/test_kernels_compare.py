@@ -7,7 +7,7 @@ import pytest
 
 from jaxtheory import kernels
 
-EPS = np.finfo(np.float32).eps
+EPS = float(np.finfo(np.float32).eps)
 
 
 def distance(kernel1, kernel2):

@@ -62,8 +62,8 @@ def empirical_ntk(
             trailing axes of the outputs are one axis ``k``.
         params: Floating-point parameters.
         x1: Inputs ``[n1, ...]`` (rows).
-        x2: Inputs ``[n2, ...]`` (columns); None stands for `x1`, at about half the
-            cost, and gives an exactly symmetric kernel.
+        x2: Inputs ``[n2, ...]`` (columns); None stands for `x1`, gives an exactly
+            symmetric kernel, and on one device costs about half.
         outputs: What is kept of the ``k x k`` block of each pair of examples.
         batch_size: Examples whose Jacobian is held at once, for rows and for columns;
             it need not divide ``n1`` or ``n2``. None takes all at once.
@@ -78,8 +78,10 @@ def empirical_ntk(
 
     Memory:
         The kernel, and a few Jacobian chunks ``[b, k, p]`` with ``b = batch_size``.
-        Time is ``O(n1 n2 k p)``, ``k`` times that for ``"full"``, plus ``k`` backward
-        passes for each row and, when batched, for each column once per chunk of rows.
+        Where `x1` is sharded, that is each device's: it keeps and chunks its own rows,
+        and gathers the columns' inputs (without `batch_size`, their Jacobian). Time
+        is ``O(n1 n2 k p)``, ``k`` times that for ``"full"``, plus ``k`` backward passes
+        for each row and, when batched, for each column once per chunk of rows.
 
     Example:
         A linear model ``f(x) = x W`` with ``k`` outputs has the kernel ``k x x'^T``:

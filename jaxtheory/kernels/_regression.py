@@ -1,6 +1,5 @@
 """Kernel ridge regression, minimum-norm where the kernel is singular."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -34,8 +33,8 @@ class KernelRegression(NamedTuple):
             excluded (0 if all are): the relative error of the coefficients is about
             ``eps * condition``.
         num_nonfinite: Number of entries of the kernel, the targets and the test kernel
-            that are NaN or infinite. What depends on them is NaN: everything for the
-            kernel, columns for the targets, rows of predictions for the test kernel.
+            that are NaN or infinite. What depends on them is not finite: everything
+            (kernel), columns (targets) or rows of predictions (test kernel).
     """
 
     predictions: Float[Array, "m k"]
@@ -87,8 +86,8 @@ def kernel_regression(
         `KernelRegression`.
 
     Raises:
-        ValueError: Shapes do not fit, `ridge` is negative or not a number, or there
-            are more than 32,766 examples.
+        ValueError: Shapes do not fit, `ridge` is negative or not finite, or there are
+            more than 32,766 examples.
 
     Memory:
         Two matrices ``[n, n]``; ``O(n^3)`` time, of one symmetric eigendecomposition.
@@ -145,7 +144,9 @@ def _solve(kernel, targets, ridge):
     eigenvalues, vectors = jnp.linalg.eigh(kernel, symmetrize_input=True)
     # Not every eigensolver answers NaN to NaN.
     finite = jnp.all(jnp.isfinite(kernel))
-    eigenvalues = jnp.where(finite, eigenvalues + ridge, jnp.nan)
+    eigenvalues = jnp.where(
+        finite, eigenvalues + jnp.asarray(ridge, kernel.dtype), jnp.nan
+    )
     rounding = _CUTOFF * jnp.finfo(kernel.dtype).eps
     dropped = eigenvalues <= rounding * jnp.max(jnp.abs(eigenvalues))
     condition = jnp.max(eigenvalues) / jnp.min(jnp.where(dropped, jnp.inf, eigenvalues))
@@ -188,10 +189,10 @@ def _check_ridge(ridge: Any) -> None:
             f"`ridge` must be one number, but has shape {jnp.shape(ridge)}. Use "
             "`jax.vmap` for several."
         )
-    if not isinstance(ridge, Tracer) and not ridge >= 0:
+    if not isinstance(ridge, Tracer) and not 0 <= ridge < float("inf"):
         raise ValueError(
-            f"`ridge` must be a non-negative number, but was {float(ridge)}. Use 0 for "
-            "interpolation."
+            f"`ridge` must be a finite number, at least 0, but was {float(ridge)}. Use "
+            "0 for interpolation."
         )
 
 
