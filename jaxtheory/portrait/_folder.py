@@ -32,7 +32,7 @@ def environment(config: Config) -> dict[str, Any]:
         "platform": device.platform,
         "device": device.device_kind,
         "num_devices": jax.device_count(),
-        "x64": bool(jax.config.jax_enable_x64),
+        "x64": bool(jax.config.read("jax_enable_x64")),
         "seed": config.seed,
     }
 

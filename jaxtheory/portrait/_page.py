@@ -79,8 +79,8 @@ def page(
         '<meta name=viewport content="width=device-width,initial-scale=1">',
         f"<title>Portrait: {html.escape(title)}</title><style>{_CSS}</style></head>",
         f"<body><h1>{html.escape(title)}</h1>",
-        "<p class=quiet>A portrait of one training run: what theory expects of it, what "
-        "was measured, and whether they agree.</p>",
+        "<p class=quiet>A portrait of one training run: what theory expects of it, "
+        "what was measured, and whether they agree.</p>",
         _alert(diverged_at, last_step),
         _table(("quantity", "measured", "hold against"), rows),
         *[_section(block) for block in blocks],

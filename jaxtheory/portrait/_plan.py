@@ -211,7 +211,7 @@ def _optimizer(config: Config) -> tuple[Any, StabilityThreshold]:
         edge = stability_threshold("heavy_ball", learning_rate=rate, momentum=MOMENTUM)
         return optax.sgd(rate, momentum=MOMENTUM), edge
     edge = stability_threshold("adam", learning_rate=rate, momentum=ADAM["b1"])
-    return optax.adam(rate, **ADAM), edge
+    return optax.adam(rate, b1=ADAM["b1"], b2=ADAM["b2"], eps=ADAM["eps"]), edge
 
 
 def _half_square(outputs, targets):

@@ -9,7 +9,7 @@ KERNEL = "#2a8f6f"
 NULL = "#9a9a9a"
 ACCENT = "#a83279"
 
-RC = {
+RC: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -1,26 +1,24 @@
 """The sections of the portrait, in the order of the page.
 
-A new measurement is a new file here and a line below.
+A new measurement is a new file here and two lines below.
 """
 
-from jaxtheory.portrait.sections import (
-    bounds,
-    collapse,
-    kernel,
-    noise,
-    path,
-    separation,
-    sharpness,
-    training,
-)
+from jaxtheory.portrait.sections._bounds import SECTION as BOUNDS
+from jaxtheory.portrait.sections._collapse import SECTION as COLLAPSE
+from jaxtheory.portrait.sections._kernel import SECTION as KERNEL
+from jaxtheory.portrait.sections._noise import SECTION as NOISE
+from jaxtheory.portrait.sections._path import SECTION as PATH
+from jaxtheory.portrait.sections._separation import SECTION as SEPARATION
+from jaxtheory.portrait.sections._sharpness import SECTION as SHARPNESS
+from jaxtheory.portrait.sections._training import SECTION as TRAINING
 
 SECTIONS = (
-    training.SECTION,
-    sharpness.SECTION,
-    noise.SECTION,
-    kernel.SECTION,
-    collapse.SECTION,
-    separation.SECTION,
-    path.SECTION,
-    bounds.SECTION,
+    TRAINING,
+    SHARPNESS,
+    NOISE,
+    KERNEL,
+    COLLAPSE,
+    SEPARATION,
+    PATH,
+    BOUNDS,
 )

@@ -96,9 +96,9 @@ def findings(numbers):
         for null in nulls
     )
     second = Finding(
-        f"Its persistent-homology dimension is {value:.2f} ± {error:.2f}; with randomly "
-        f"flipped increments it would be {nulls[0]['ph_dimension']:.2f}, for an "
-        "Ornstein-Uhlenbeck process of the same autocorrelation "
+        f"Its persistent-homology dimension is {value:.2f} ± {error:.2f}; with "
+        f"randomly flipped increments it would be {nulls[0]['ph_dimension']:.2f}, for "
+        "an Ornstein-Uhlenbeck process of the same autocorrelation "
         f"{nulls[1]['ph_dimension']:.2f}: "
         + (
             "the path differs from both."

@@ -146,10 +146,11 @@ def findings(numbers):
         result = Finding(text, "disagrees")
     notes = [result]
     if numbers["kind"] == "preconditioned" and numbers["minibatch"]:
-        text = "The threshold is that of full batches; for Adam on minibatches no "
-        notes.append(
-            Finding(text + "theory gives one, so this is a trend.", "measured")
+        text = (
+            "The threshold is that of full batches; for Adam on minibatches no theory "
+            "gives one, so this is a trend."
         )
+        notes.append(Finding(text, "measured"))
     return notes
 
 

@@ -11,10 +11,11 @@ from jaxtheory.portrait._style import (
     TRAIN,
     compact,
     only,
-    percent,
 )
 
 _NAMES = ("nc1", "nc2", "nc3", "nc4")
+# Below these the geometry is within a few percent of the collapsed one.
+_COLLAPSED = {"nc1": 0.05, "nc2": 0.1, "nc3": 0.1, "nc4": 0.01}
 
 
 def record(plan):
@@ -77,16 +78,20 @@ def findings(numbers):
         )
         return [Finding(text, "measured")]
     onset = numbers["steps"].index(numbers["first_zero"])
-    at_zero = train["nc1"][onset]
     after = numbers["steps"][-1] - numbers["first_zero"]
-    falls = end < at_zero or onset == len(train["nc1"]) - 1
+    then, now = ({n: train[n][row] for n in _NAMES} for row in (onset, -1))
+    fell = [name for name in _NAMES if now[name] < then[name] or now[name] == 0]
+    moves = ", ".join(
+        f"{name.upper()} {compact(then[name])} → {compact(now[name])}"
+        for name in _NAMES
+    )
+    near = all(now[name] <= limit for name, limit in _COLLAPSED.items())
+    state = "the last layer has collapsed" if near else "it is far from collapsed"
     first = Finding(
         "Theory expects all four measures to fall towards 0 once training error is "
-        f"zero; in the {after:,} steps since then NC1 went from {compact(at_zero)} to "
-        f"{compact(end)} (at the start {compact(start)}), and NC2, NC3, NC4 ended at "
-        f"{compact(train['nc2'][-1])}, {compact(train['nc3'][-1])}, "
-        f"{percent(train['nc4'][-1])}.",
-        "agrees" if falls else "disagrees",
+        f"zero; in the {after:,} steps since then {moves}: {len(fell)} of 4 fell, and "
+        f"{state}.",
+        "agrees" if len(fell) == 4 else "disagrees",
     )
     ratio = test["nc1"][-1] / end
     second = Finding(

@@ -45,7 +45,7 @@ def draw(numbers, ax):
     ax.plot(index, numbers["initial"]["values"], "o-", color=NULL, label="before")
     ax.plot(index, final["values"], "o", color=TRAIN, label="after training")
     line = np.exp(final["log_intercept"] + final["log_slope"] * index)
-    label = f"fit, ×{final['ratio']:.2f} a layer"
+    label = f"fit, factor {final['ratio']:.2f} a layer"
     ax.plot(index, line, "--", color=THEORY, label=label)
     ax.set_yscale("log")
     ax.set_xticks(index, [name.replace("layer_", "") for name in final["layers"]])

@@ -14,7 +14,7 @@ _PRIOR_SCALES = tuple(float(s) for s in np.geomspace(1e-3, 1.0, 31))
 
 
 def read(plan, history):
-    """PAC-Bayes around the trained weights, its KL = 0 rival, and the hold-out bound."""
+    """PAC-Bayes around the trained weights, its KL = 0 rival, the hold-out bound."""
     posterior_key, prior_key = jax.random.split(jax.random.fold_in(plan.key, 2**30))
     params, initial = history.state.params, history.state.initial_params
     shared = {"num_samples": _DRAWS, "delta": _DELTA}
@@ -107,8 +107,9 @@ def findings(numbers):
         f"{numbers['num_train']:,} training examples puts the error of noisy weights "
         f"below {percent(trained['value'])} (their training error "
         f"{percent(trained['empirical_risk'])}, complexity "
-        f"{trained['complexity']:,.0f} nats): the bound is {state} ({guessing}), and {worth} "
-        f"the {percent(prior['value'])} that the untrained prior gets at KL = 0.",
+        f"{trained['complexity']:,.0f} nats): the bound is {state} ({guessing}), "
+        f"and {worth} the {percent(prior['value'])} that the untrained prior gets at "
+        "KL = 0.",
         "measured",
     )
     holds = error <= holdout["value"]

@@ -66,28 +66,23 @@ def _binomial_error(fraction, count):
 
 def findings(numbers):
     """Whether the network interpolates, and what it makes of unseen data."""
-    p, constraints = (
-        numbers["num_params"],
-        numbers["num_train"] * numbers["num_outputs"],
-    )
+    p = numbers["num_params"]
+    constraints = numbers["num_train"] * numbers["num_outputs"]
     train, test = numbers["error"]["train"][-1], numbers["error"]["test"][-1]
-    rich = p > constraints
-    count = f"{p:,} parameters face {constraints:,} numbers to fit"
     if numbers["regression"]:
         fits = train < 1e-2
         got = f"the relative training error ends at {percent(train, 2)}"
     else:
         fits = train == 0
-        zero = [
-            s for s, e in zip(numbers["steps"], numbers["error"]["train"]) if e == 0
-        ]
-        when = f" (first at step {zero[0]:,})" if zero else ""
-        got = f"the training error ends at {percent(train)}{when}"
-    verb = (
-        "so that theory expects interpolation" if rich else "so that none is expected"
-    )
+        got = f"the training error ends at {percent(train)}"
+        if 0 in numbers["error"]["train"]:
+            first = numbers["steps"][numbers["error"]["train"].index(0)]
+            got += f" (zero first at step {first:,})"
+    expected = "interpolation" if p > constraints else "no interpolation"
     first = Finding(
-        f"{count}, {verb}; {got}.", "agrees" if fits == rich else "disagrees"
+        f"{p:,} parameters face {constraints:,} numbers to fit, so theory expects "
+        f"{expected}; {got}.",
+        "agrees" if fits == (p > constraints) else "disagrees",
     )
     if numbers["regression"]:
         second = f"On fresh data the relative squared error is {percent(test)}."
