@@ -87,11 +87,13 @@ def test_reverse_mode_stores_one_chunk():
     def memory(batch_size):
         part = lambda w: lambda x, weights: weights @ jnp.tanh(x @ w).sum(1)
         loss = lambda w: batching.sum_examples(part(w), x, batch_size=batch_size)
-        return jax.jit(jax.grad(loss)).lower(w).compile().memory_analysis()
+        analysis = jax.jit(jax.grad(loss)).lower(w).compile().memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
 
     everything = 4 * 1024 * 64
-    assert memory(None).temp_size_in_bytes >= everything
-    assert memory(16).temp_size_in_bytes < everything / 8
+    assert memory(None) >= everything
+    assert memory(16) < everything / 8
 
 
 def test_vmap_over_parameters():
@@ -155,7 +157,7 @@ def test_sharded_sum_is_one_all_reduce_after_the_loop(eight_devices, batch_size)
 
     w = jnp.ones(3)
     program = jax.jit(loss).lower(w, data).compile()
-    text = program.as_text()
+    text = program.as_text() or ""
     entry = text[text.index("\nENTRY ") :]
     assert (" while(" in text) == (batch_size is not None)
     assert collectives(text) == ["all-reduce"]
