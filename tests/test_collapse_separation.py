@@ -129,7 +129,8 @@ def test_fit_matches_numpy():
 def test_correlation_is_nearly_free_and_drops_are_not():
     # Drops between 0 and 1: a correlation of -0.98 and no law at all.
     drops = np.random.default_rng(3).uniform(size=8)
-    law = fit_separation_law(jnp.asarray(np.exp(-np.cumsum(drops)), jnp.float32))
+    logs = -np.concatenate([[0], np.cumsum(drops)])
+    law = fit_separation_law(jnp.asarray(np.exp(logs), jnp.float32))
     assert law.pearson_r < -0.98
     assert law.drop_variation > 0.3
 
@@ -139,7 +140,7 @@ def test_an_undefined_layer_is_counted_and_leaves_no_line(bad):
     law = fit_separation_law(jnp.array([4.0, 2.0, bad, 0.5]))
     assert int(law.num_undefined) == 1
     np.testing.assert_array_equal(law[1:7], np.full(6, np.nan))
-    np.testing.assert_array_equal(law.values, np.float32([4, 2, bad, 0.5]))
+    np.testing.assert_array_equal(law.values, jnp.array([4, 2, bad, 0.5]))
 
 
 def test_constant_separation():
@@ -238,7 +239,7 @@ H = jnp.ones((6, 2))
 )
 def test_bad_layers_name_the_fix(layers, message, user_land):
     with pytest.raises(ValueError, match=message):
-        separation_law(layers, np.arange(6) % 2)
+        separation_law(layers, jnp.arange(6) % 2)
 
 
 def test_bad_values_and_labels_name_the_fix(user_land):
@@ -247,6 +248,6 @@ def test_bad_values_and_labels_name_the_fix(user_land):
     with pytest.raises(ValueError, match=r"`values` must be a vector.*\(2, 2\)"):
         fit_separation_law(jnp.ones((2, 2)))
     with pytest.raises(ValueError, match=r"`labels` must lie in \[0, 2\)"):
-        separation(H, np.arange(6), num_classes=2)
+        separation(H, jnp.arange(6), num_classes=2)
     with pytest.raises(ValueError, match=r"`num_classes` must be given"):
         jax.jit(separation)(H, jnp.arange(6) % 2)

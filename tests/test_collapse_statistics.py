@@ -1,11 +1,13 @@
 """Neural collapse statistics against dense scatters in NumPy, float64."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtheory.collapse import _statistics, statistics
+from jaxtheory.collapse import CollapseStatistics, _statistics, statistics
 
 
 def oracle(features, labels, weight, bias):
@@ -94,12 +96,17 @@ LABELS = jnp.arange(40) % 4
 FRAME = (jnp.eye(4) - 1 / 4) @ jnp.eye(4, 6)
 
 
-def measure(features, labels=LABELS, weight=FRAME, bias=None):
+def measure(features: Any, labels: Any = LABELS, weight: Any = FRAME, bias: Any = None):
     """All statistics, with a classifier in single precision."""
     bias = jnp.zeros(4) if bias is None else bias
     single = lambda a: jnp.asarray(a, jnp.float32)
     labels, classifier = jnp.asarray(labels), (single(weight), single(bias))
     return statistics(single(features), labels, classifier=classifier)
+
+
+def numbers(nc):
+    """The statistics that are real numbers, in one vector."""
+    return jnp.array([getattr(nc, name) for name in CollapseStatistics._fields[:9]])
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +157,14 @@ def test_bias_takes_part_in_nc4():
     assert measure(features).nc4 == 0.75
 
 
+def test_nearest_mean_of_close_classes_far_from_the_others():
+    # Rounding of squared lengths (50^2 eps = 3e-4) exceeds the squared gap of 1e-4.
+    means = jnp.zeros((4, 6)).at[2:, 0].set(jnp.array([100, 100.01])).at[1, 0].set(1.0)
+    features = means[LABELS] + 1e-3 * jax.random.normal(jax.random.key(0), (40, 6))
+    nc = measure(features, weight=jnp.zeros((4, 6)), bias=jnp.array([0, 0, 1, 0]))
+    assert nc.nc4 == 0.75
+
+
 def test_absent_classes_are_not_means_at_zero():
     # Five classes of which one is absent, against the four that occur.
     labels = np.asarray(LABELS)
@@ -163,7 +178,7 @@ def test_absent_classes_are_not_means_at_zero():
         jnp.asarray(labels + (labels >= 2)),
         classifier=(rows[:, :6], rows[:, 6]),
     )
-    np.testing.assert_allclose(sparse[:9], dense[:9], rtol=1e-5)
+    np.testing.assert_allclose(numbers(sparse), numbers(dense), rtol=1e-5)
     np.testing.assert_array_equal(sparse.class_counts, [10, 10, 0, 10, 10])
 
 
@@ -194,10 +209,10 @@ def test_invariances(example):
         "huge": (features * 2.0**80, labels, weight, bias * 2.0**80),
         "tiny": (features * 2.0**-80, labels, weight, bias * 2.0**-80),
     }
-    expected = measure(features, labels, weight, bias)
+    expected = numbers(measure(features, labels, weight, bias))[:7]
     for name, arrays in changed.items():
-        found = measure(*arrays)
-        np.testing.assert_allclose(found[:7], expected[:7], rtol=1e-5, err_msg=name)
+        found = numbers(measure(*arrays))[:7]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=name)
 
 
 def test_small_scatter_far_from_the_origin():
@@ -223,7 +238,7 @@ def test_no_between_class_scatter_is_infinite():
     assert int(nc.rank) == 0
     assert nc.nc1 == jnp.inf
     assert nc.within_class_trace > 1
-    np.testing.assert_array_equal(nc[1:7], np.full(6, np.nan))
+    np.testing.assert_array_equal(numbers(nc)[1:7], np.full(6, np.nan))
 
 
 def test_classes_of_one_example_have_no_scatter():
@@ -237,7 +252,7 @@ def test_examples_that_are_not_finite_are_left_out_and_counted(example):
     found = measure(broken, LABELS, weight, bias)
     keep = np.delete(np.arange(40), [3, 10])
     expected = measure(features[keep], LABELS[keep], weight, bias)
-    np.testing.assert_allclose(found[:9], expected[:9], rtol=1e-5)
+    np.testing.assert_allclose(numbers(found), numbers(expected), rtol=1e-5)
     np.testing.assert_array_equal(found.class_counts, expected.class_counts)
     assert int(found.num_nonfinite) == 2
     assert int(expected.num_nonfinite) == 0
@@ -255,7 +270,7 @@ def test_traced_labels_out_of_range_are_left_out_and_counted(example):
     found = traced(features, LABELS.at[3].set(-1).at[10].set(4))
     keep = np.delete(np.arange(40), [3, 10])
     expected = measure(features[keep], LABELS[keep], weight, bias)
-    np.testing.assert_allclose(found[:9], expected[:9], rtol=1e-5)
+    np.testing.assert_allclose(numbers(found), numbers(expected), rtol=1e-5)
     assert int(found.num_out_of_range) == 2
 
 
@@ -273,31 +288,35 @@ def test_low_precision_features_are_measured_in_float32(example):
     np.testing.assert_allclose(found[:4], measure(half)[:4], rtol=1e-6)
 
 
+def test_precision_is_that_of_the_features(example, x64):
+    shapes = jax.eval_shape(measure, example[0])
+    for name in CollapseStatistics._fields[:9]:
+        assert getattr(shapes, name).dtype == jnp.float32, name
+
+
 def test_numpy_in_user_land(example, user_land):
-    features, weight, bias = map(np.asarray, example)
-    found = statistics(features, np.asarray(LABELS), classifier=(weight, bias))
-    np.testing.assert_array_equal(
-        found[:9], measure(features, LABELS, weight, bias)[:9]
-    )
+    arrays: list[Any] = [np.asarray(a) for a in (LABELS, *example)]
+    labels, features, weight, bias = arrays
+    found = statistics(features, labels, classifier=(weight, bias))
+    expected = measure(features, labels, weight, bias)
+    np.testing.assert_array_equal(numbers(found), numbers(expected))
 
 
 def test_vmap(example):
     stacked = jnp.stack([example[0], 2 * example[0] + example[0] ** 2])
-    found = jax.vmap(lambda h: measure(h)[:9])(stacked)
-    for i in range(2):
-        expected = measure(stacked[i])[:9]
-        np.testing.assert_allclose([f[i] for f in found], expected, rtol=1e-5)
+    found = jax.vmap(lambda h: numbers(measure(h)))(stacked)
+    expected = jnp.stack([numbers(measure(h)) for h in stacked])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_gradient_is_the_difference_quotient(x64):
     labels = jnp.arange(40) % 4
-    features, weight, _ = map(jnp.asarray, cloud(np.arange(40) % 4, 4, 6))
+    features, weight, bias = map(jnp.asarray, cloud(np.arange(40) % 4, 4, 6))
     direction = jnp.asarray(np.random.default_rng(2).normal(size=(40, 6)))
 
     @jax.jit
     def total(h):
-        nc = statistics(h, labels, classifier=(weight, None))
-        return nc.nc1 + nc.nc2 + nc.nc2_equinorm + nc.nc2_equiangular + nc.nc3
+        return jnp.sum(numbers(statistics(h, labels, classifier=(weight, bias))))
 
     slope = jnp.vdot(jax.grad(total)(features), direction)
     step = 1e-6
@@ -308,17 +327,12 @@ def test_gradient_is_the_difference_quotient(x64):
 def test_gradient_is_finite_at_a_perfect_frame():
     # All singular values coincide: the derivative of singular vectors is infinite.
     features = frame_features(0.1)
-
-    def numbers(h):
-        nc = measure(h)
-        return jnp.stack([nc.nc1, nc.nc2, nc.nc2_equinorm, nc.nc3])
-
-    jacobian = jax.jit(jax.jacrev(numbers))(features)
+    jacobian = jax.jit(jax.jacrev(lambda h: numbers(measure(h))))(features)
     assert jnp.all(jnp.isfinite(jacobian))
     # nc1 does not change with scale, and is quadratic in the noise.
     slope = lambda direction: jnp.vdot(jacobian[0], direction)
     np.testing.assert_allclose(slope(features), 0, atol=1e-6)
-    nc1 = numbers(features)[0]
+    nc1 = measure(features).nc1
     np.testing.assert_allclose(slope(features - FRAME[LABELS]), 2 * nc1, rtol=1e-4)
 
 
@@ -336,11 +350,19 @@ def test_traces_once_for_the_same_shapes(example, monkeypatch):
 def test_eight_devices_give_what_one_gives(example, eight_devices):
     features, weight, bias = example
     sharding = jax.NamedSharding(eight_devices, jax.P("data"))
-    sharded = jax.device_put((features, LABELS), sharding)
-    found = measure(*sharded, weight, bias)
+    h, y = jax.device_put(features, sharding), jax.device_put(LABELS, sharding)
+    found = measure(h, y, weight, bias)
     expected = measure(features, LABELS, weight, bias)
-    np.testing.assert_allclose(found[:9], expected[:9], rtol=1e-5)
+    np.testing.assert_allclose(numbers(found), numbers(expected), rtol=1e-5)
     np.testing.assert_array_equal(found.class_counts, expected.class_counts)
+
+
+def test_explicit_mesh_axes_are_refused_by_name(example, user_land):
+    explicit = (jax.sharding.AxisType.Explicit,)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=explicit)
+    features = jax.device_put(example[0], jax.NamedSharding(mesh, jax.P("data")))
+    with pytest.raises(ValueError, match=r"automatic axes.*make_mesh"):
+        statistics(features, LABELS)
 
 
 H, Y, W = jnp.ones((6, 4)), jnp.arange(6) % 3, jnp.ones((3, 4))

@@ -18,7 +18,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from jaxtheory.batching import check_examples
+from jaxtheory.batching import check_examples, num_shards
 
 _matmul = partial(jnp.matmul, precision="highest")
 
@@ -83,9 +83,11 @@ def check_features(features: Any, name: str = "features") -> None:
         name: What an error message calls it.
 
     Raises:
-        ValueError: There are no examples or no features, or the dtype is not floating.
+        ValueError: There are no examples or no features, the dtype is not floating, or
+            the features are sharded over a mesh with explicit axes.
     """
     check_examples(**{name: features})
+    num_shards(features)  # refuses explicit axes and says how to make others
     dtype = jnp.result_type(features)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
@@ -272,9 +274,8 @@ def _rounding(largest, resolution):
 def _pseudo_inverse(matrix, resolution, max_rank):
     """Pseudo-inverse; its derivative is finite also where singular values coincide."""
     left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
-    keep = (values > _rounding(values[0], resolution)) & (
-        jnp.arange(values.size) < max_rank
-    )
+    keep = values > _rounding(values[0], resolution)
+    keep &= jnp.arange(values.size) < max_rank
     inverse = jnp.where(keep, 1 / jnp.where(keep, values, 1), 0)
     return _matmul(right.T * inverse[None, :], left.T)
 

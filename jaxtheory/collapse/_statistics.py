@@ -227,19 +227,20 @@ def _unit(x, axis=None, rounding=0):
 def _frame_geometry(between, present):
     """Frame distance, spread of norms and spread of angles of the centred means."""
     means = between.means
-    occurring = jnp.sum(present)
+    occurring = jnp.sum(present, dtype=means.dtype)
     norms = _norm(means, axis=1)[:, 0]
     mean_norm = jnp.sum(norms) / occurring
     deviations = jnp.where(present, norms - mean_norm, 0)
     equinorm = _norm(deviations)[0] / jnp.sqrt(occurring) / mean_norm
 
     both = present[:, None] & present[None, :]
-    pairs = both & ~jnp.eye(present.size, dtype=bool)
+    identity = jnp.eye(present.size, dtype=means.dtype)
+    pairs = both & (identity == 0)
     directions = _unit(means, axis=1, rounding=between.rounding)
     deviations = jnp.abs(_matmul(directions, directions.T) + 1 / (occurring - 1))
     equiangular = jnp.sum(jnp.where(pairs, deviations, 0)) / jnp.sum(pairs)
 
-    frame = jnp.where(both, jnp.eye(present.size) - 1 / occurring, 0)
+    frame = jnp.where(both, identity - 1 / occurring, 0)
     gram = _unit(_matmul(means, means.T))
     distance = _norm(gram - frame / jnp.sqrt(occurring - 1))[0, 0]
     return distance, equinorm, equiangular
@@ -260,11 +261,16 @@ def _disagreement(features, moments, weight, bias):
     outputs = _matmul(features, weight.T)
     if bias is not None:
         outputs = outputs + jnp.asarray(bias, weight.dtype)[None, :]
-    # ||h - mu_k||^2 up to what all k share, of centred vectors: nothing cancels.
-    centred = moments.means[moments.labels] + moments.residuals
-    half_squares = jnp.sum(jnp.square(moments.means), axis=1) / 2
-    closeness = _matmul(centred, moments.means.T) - half_squares[None, :]
+    # -||h - mu_k||^2 / 2 up to what all k share, around the example's own class mean
+    # mu_y: with ||mu_k||^2 two close means that are far from the others would cancel.
+    squares = jax.lax.map(
+        lambda mean: jnp.sum(jnp.square(moments.means - mean[None, :]), axis=1),
+        moments.means,
+    )
+    closeness = _matmul(moments.residuals, moments.means.T)
+    closeness = closeness - squares[moments.labels] / 2
     closeness = jnp.where((moments.counts > 0)[None, :], closeness, -jnp.inf)
     agree = jnp.argmax(outputs, axis=1) == jnp.argmax(closeness, axis=1)
     agree &= jnp.all(jnp.isfinite(outputs), axis=1)
-    return jnp.sum(moments.used & ~agree) / jnp.maximum(jnp.sum(moments.counts), 1)
+    disagreements = jnp.sum(moments.used & ~agree, dtype=weight.dtype)
+    return disagreements / jnp.maximum(jnp.sum(moments.counts), 1)
