@@ -98,6 +98,26 @@ def check_batch_size(batch_size: int | None) -> None:
         )
 
 
+def check_losses(losses: Any, num_examples: int) -> None:
+    """Raise unless a loss function returned one number per example.
+
+    Args:
+        losses: What it returned, or the shape of that.
+        num_examples: Number ``n`` of examples.
+
+    Raises:
+        ValueError: `losses` is not one array of shape ``[n]``.
+    """
+    shape = getattr(losses, "shape", None)
+    if shape != (num_examples,):
+        was = f"shape {shape}" if shape is not None else f"{losses}"
+        raise ValueError(
+            f"`loss_fn` must return one loss per example, shape ({num_examples},), but "
+            f"returned {was}. Sum or average over the outputs of each example "
+            "(`losses.sum(-1)`), and leave the mean over examples to the caller."
+        )
+
+
 def num_shards(data: PyTree) -> int:
     """Into how many pieces the examples of `data` are sharded over devices.
 

@@ -2,6 +2,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 import optax
 import oracles
@@ -115,6 +116,16 @@ def test_sharpness_and_trace():
         curvature.hessian(*arguments), key=new_key(), num_samples=64
     )
     assert abs(estimate.value - np.trace(dense)) < 4 * estimate.standard_error
+
+
+def test_weight_decay_by_operator_algebra():
+    """hessian + decay * identity is an operator like any other."""
+    params, x, y = problem()
+    operator = curvature.hessian(mlp, CROSS_ENTROPY, params, x, y)
+    identity = lx.IdentityLinearOperator(operator.in_structure())
+    top = linalg.top_eigenpairs(operator, key=new_key()).values[0]
+    decayed = linalg.top_eigenpairs(operator + 0.5 * identity, key=new_key()).values[0]
+    np.testing.assert_allclose(decayed, top + 0.5, rtol=1e-5)
 
 
 def test_new_parameters_cost_no_new_trace():

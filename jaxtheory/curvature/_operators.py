@@ -12,6 +12,7 @@ from jaxtheory._types import ApplyFn, LossFn, Params
 from jaxtheory.batching import (
     check_batch_size,
     check_examples,
+    check_losses,
     check_params,
     num_shards,
     sum_examples,
@@ -134,12 +135,7 @@ def _check(apply_fn, loss_fn, params, x, y, batch_size):
     check_batch_size(batch_size)
     n = check_examples(x=x, y=y)
     losses = jax.eval_shape(lambda p, x, y: loss_fn(apply_fn(p, x), y), params, x, y)
-    if getattr(losses, "shape", None) != (n,):
-        raise ValueError(
-            f"`loss_fn` must return one loss per example, shape ({n},), but returned "
-            f"{losses}. Sum or average over output axes, not over examples (for an "
-            "elementwise optax loss: `.sum(-1)`)."
-        )
+    check_losses(losses, n)
     return num_shards(x)
 
 

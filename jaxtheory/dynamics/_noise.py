@@ -11,6 +11,7 @@ from jaxtheory._types import ApplyFn, Estimate, LossFn, Params
 from jaxtheory.batching import (
     check_batch_size,
     check_examples,
+    check_losses,
     check_params,
     num_shards,
     sum_examples,
@@ -229,11 +230,7 @@ def _check(apply_fn, loss_fn, params, x, y, batch_size):
             "`x` must hold at least two examples, for a covariance, but holds 1."
         )
     losses = jax.eval_shape(lambda p, x, y: loss_fn(apply_fn(p, x), y), params, x, y)
-    if getattr(losses, "shape", None) != (n,):
-        raise ValueError(
-            f"`loss_fn` must return one loss per example, shape ({n},), but returned "
-            f"{losses}. Sum or average over output axes, not over examples."
-        )
+    check_losses(losses, n)
     return num_shards((x, y))
 
 

@@ -11,7 +11,7 @@ from flax.core import unfreeze
 from jaxtyping import Array, Float
 
 from jaxtheory._types import ApplyFn, KeyArray, LossFn, Objective, Params
-from jaxtheory.batching import check_examples
+from jaxtheory.batching import check_examples, check_losses
 
 
 def split(variables: Any) -> tuple[Params, Any]:
@@ -164,12 +164,7 @@ class _Objective:
             **_mode(self.module, train=True),
         )
         losses = self.loss_fn(outputs, y)
-        if jnp.shape(losses) != (n,):
-            raise ValueError(
-                f"`loss_fn` must return one loss per example, shape {(n,)}, but "
-                f"returned shape {jnp.shape(losses)}. Take no mean over examples, and "
-                "sum or average over the outputs of each."
-            )
+        check_losses(losses, n)
         return jnp.mean(losses), updated or ()
 
 
