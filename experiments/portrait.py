@@ -18,7 +18,8 @@ def report(result: Portrait) -> str:
     ]
     if result.diverged_at is not None:
         lines.append(
-            f"\nDiverged: the loss of step {result.diverged_at:,} is not finite."
+            f"\nDiverged: the loss or the update of step {result.diverged_at:,} is not "
+            "finite."
         )
     return "\n".join([*lines, "", f"Report: {result.report}"])
 
@@ -30,6 +31,9 @@ def main() -> None:
         result = portrait(config)
     except ValueError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command continues.", file=sys.stderr)
+        sys.exit(130)
     print("\n" + report(result))
     if result.report is None:
         sys.exit(130)

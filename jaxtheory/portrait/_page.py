@@ -68,7 +68,7 @@ def page(
         environment: Versions, device and seed.
         rows: The table of key numbers.
         blocks: The sections.
-        diverged_at: The step at which the loss stopped being finite, or None.
+        diverged_at: The step whose loss or update was not finite, or None.
         last_step: The last step that was recorded.
 
     Returns:
@@ -96,9 +96,9 @@ def _alert(diverged_at, last_step):
     if diverged_at is None:
         return ""
     return (
-        f"<p class=alert>Training diverged: the loss of step {diverged_at:,} is not "
-        "finite. Everything below is what was recorded before, up to step "
-        f"{last_step:,}. A smaller learning rate would help.</p>"
+        f"<p class=alert>Training diverged: the loss or the update of step "
+        f"{diverged_at:,} is not finite. Everything below is what was recorded before, "
+        f"up to step {last_step:,}. A smaller learning rate would help.</p>"
     )
 
 

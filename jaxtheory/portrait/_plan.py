@@ -94,6 +94,17 @@ class Plan(NamedTuple):
         """Targets of a regression by kernels: one-hot rows, or the targets."""
         return y if self.num_classes is None else jax.nn.one_hot(y, self.num_classes)
 
+    def error(self, outputs: Array, y: Array) -> Float[Array, ""]:
+        """Fraction of misclassified examples, or squared error over the variance.
+
+        An example whose outputs are not finite is misclassified, whatever `argmax`
+        would make of it.
+        """
+        if self.num_classes is None:
+            return jnp.mean((outputs - y) ** 2) / jnp.var(y)
+        finite = jnp.isfinite(outputs).all(axis=1)
+        return jnp.mean((jnp.argmax(outputs, axis=1) != y) | ~finite)
+
 
 def complete(config: Config) -> Config:
     """Fill in what a configuration leaves open, and refuse what cannot be run.
@@ -125,8 +136,10 @@ def complete(config: Config) -> Config:
         )
     rate = config.learning_rate
     rate = _LEARNING_RATES[config.loss][config.optimizer] if rate is None else rate
-    if not rate > 0:
-        raise ValueError(f"`learning_rate` must be positive, but was {rate}.")
+    if not 0 < rate < float("inf"):
+        raise ValueError(
+            f"`learning_rate` must be positive and finite, but was {rate}."
+        )
     batch = "full" if config.batch_size is None else f"batch{config.batch_size}"
     name = (
         f"portrait-{config.data}-{config.model}-{config.loss}-{config.optimizer}"
@@ -147,10 +160,11 @@ def make_plan(config: Config) -> Plan:
         The plan.
 
     Raises:
-        ValueError: `batch_size` exceeds the number of training examples.
+        ValueError: `batch_size` is not between 1 and the number of training examples.
     """
     data_key, init_key, key = jax.random.split(jax.random.key(config.seed), 3)
     dataset = _dataset(config, data_key)
+    _check_batch(config, len(dataset.x_train))
     num_classes = getattr(dataset, "num_classes", None)
     num_outputs = num_classes or 1
     # Weights of variance 1 / fan-in start flat enough to watch the loss sharpen.
@@ -199,6 +213,14 @@ def _dataset(config: Config, key: KeyArray) -> Any:
     return data.single_index(
         dim=20, num_train=1000, num_test=10_000, link="he2", key=key
     )
+
+
+def _check_batch(config: Config, num_train: int) -> None:
+    if config.batch_size is not None and not 1 <= config.batch_size <= num_train:
+        raise ValueError(
+            f"`batch_size` must be between 1 and the {num_train:,} training examples, "
+            f"but was {config.batch_size}. Leave it out for full batches."
+        )
 
 
 def _optimizer(config: Config) -> tuple[Any, StabilityThreshold]:

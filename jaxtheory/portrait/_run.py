@@ -27,7 +27,7 @@ class Portrait(NamedTuple):
         numbers: Numbers of every section, by its name.
         rows: The table of key numbers.
         last_step: The last step that was recorded.
-        diverged_at: The first step whose loss was not finite, or None.
+        diverged_at: The first step whose loss or update was not finite, or None.
     """
 
     folder: Path
@@ -153,8 +153,9 @@ def _read(
 
 def _write(config, sections, numbers, history, folder, progress):
     """The picture and the page."""
+    diverged = history.diverged_at is not None
     steps = [
-        functools.partial(_block, section, numbers[section.name])
+        functools.partial(_block, section, numbers[section.name], diverged)
         for section in sections
     ]
     blocks = [step() for step in tqdm(steps, desc="drawing", disable=not progress)]
@@ -178,9 +179,13 @@ def _write(config, sections, numbers, history, folder, progress):
     return report, rows
 
 
-def _block(section: Section, numbers: Any) -> Block:
+def _block(section: Section, numbers: Any, diverged: bool) -> Block:
     picture = section_svg(functools.partial(section.draw, numbers))
-    return Block(section.name, section.title, picture, section.findings(numbers))
+    findings = section.findings(numbers)
+    if diverged:
+        # Theory speaks of runs that do not: there is nothing to agree with.
+        findings = [finding._replace(verdict="measured") for finding in findings]
+    return Block(section.name, section.title, picture, findings)
 
 
 def title(config: Config) -> str:

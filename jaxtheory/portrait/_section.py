@@ -1,6 +1,7 @@
 """What a section of the portrait is: what to record, read, draw and say."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from math import isfinite
 from typing import Any, Literal, NamedTuple
 
 from jaxtheory._types import History, Measurement
@@ -74,6 +75,20 @@ def always(config: Config) -> bool:
 def classification(config: Config) -> bool:
     """The section applies where targets are classes."""
     return config.data != "single-index"
+
+
+def is_curve(values: Iterable[float]) -> bool:
+    """Whether a curve ends at a finite number and has another to compare it with.
+
+    The curves of a run that diverged early may not.
+    """
+    values = list(values)
+    return isfinite(values[-1]) and sum(map(isfinite, values)) > 1
+
+
+def lacking(why: str) -> Finding:
+    """What a section says when the run did not give it enough to judge."""
+    return Finding(f"There is nothing to judge here: {why}.", "measured")
 
 
 def nothing(plan: Plan) -> Mapping[str, Measurement]:

@@ -1,5 +1,6 @@
 """Colours and small helpers that the figures share."""
 
+import math
 from typing import Any
 
 TRAIN = "#1f5fa8"
@@ -8,6 +9,8 @@ THEORY = "#444444"
 KERNEL = "#2a8f6f"
 NULL = "#9a9a9a"
 ACCENT = "#a83279"
+
+_NOT_FINITE = "not finite"
 
 RC: dict[Any, Any] = {
     "font.size": 10,
@@ -34,12 +37,15 @@ RC: dict[Any, Any] = {
 
 def percent(fraction: float, digits: int = 1) -> str:
     """A fraction as text, for example ``95.1 %``."""
-    return f"{100 * fraction:.{digits}f} %"
+    if not math.isfinite(fraction):
+        return _NOT_FINITE
+    value = 100 * fraction
+    return f"{value:.{digits}f} %" if abs(value) < 1e4 else f"{compact(value)} %"
 
 
 def compact(value: float) -> str:
     """A number in three significant digits without trailing clutter."""
-    return f"{value:.3g}"
+    return f"{value:.3g}" if math.isfinite(value) else _NOT_FINITE
 
 
 def only(values: Any) -> list[float]:

@@ -3,7 +3,15 @@
 import numpy as np
 
 from jaxtheory import collapse, models
-from jaxtheory.portrait._section import Finding, Row, Section, classification, nothing
+from jaxtheory.portrait._section import (
+    Finding,
+    Row,
+    Section,
+    classification,
+    is_curve,
+    lacking,
+    nothing,
+)
 from jaxtheory.portrait._style import (
     ACCENT,
     KERNEL,
@@ -71,14 +79,31 @@ def findings(numbers):
     """Whether the classes collapse once training error is zero, and on which data."""
     train, test = numbers["train"], numbers["test"]
     start, end = train["nc1"][0], train["nc1"][-1]
+    if not is_curve(train["nc1"]):
+        return [lacking("NC1 is not finite at the last record, or only there")]
     if not numbers["interpolates"]:
         text = (
             "Theory speaks of the phase after training error reaches zero, which this "
             f"run does not reach; NC1 went from {compact(start)} to {compact(end)}."
         )
         return [Finding(text, "measured")]
-    onset = numbers["steps"].index(numbers["first_zero"])
+    ratio = test["nc1"][-1] / max(end, np.finfo(float).tiny)
+    second = Finding(
+        f"On test data NC1 ends at {compact(test['nc1'][-1])}, {compact(ratio)} times "
+        "its training value: collapse is a property of "
+        + ("the training set." if ratio > 2 else "both sets here."),
+        "measured",
+    )
+    return [_fall(numbers), *([second] if np.isfinite(ratio) else [])]
+
+
+def _fall(numbers):
+    """What the four measures did after training error reached zero."""
+    train = numbers["train"]
     after = numbers["steps"][-1] - numbers["first_zero"]
+    if after == 0:
+        return lacking("training error reached zero only at the last record")
+    onset = numbers["steps"].index(numbers["first_zero"])
     then, now = ({n: train[n][row] for n in _NAMES} for row in (onset, -1))
     fell = [name for name in _NAMES if now[name] < then[name] or now[name] == 0]
     moves = ", ".join(
@@ -87,20 +112,12 @@ def findings(numbers):
     )
     near = all(now[name] <= limit for name, limit in _COLLAPSED.items())
     state = "the last layer has collapsed" if near else "it is far from collapsed"
-    first = Finding(
+    return Finding(
         "Theory expects all four measures to fall towards 0 once training error is "
         f"zero; in the {after:,} steps since then {moves}: {len(fell)} of 4 fell, and "
         f"{state}.",
         "agrees" if len(fell) == 4 else "disagrees",
     )
-    ratio = test["nc1"][-1] / end
-    second = Finding(
-        f"On test data NC1 ends at {compact(test['nc1'][-1])}, {compact(ratio)} times "
-        "its training value: collapse is a property of "
-        + ("the training set." if ratio > 2 else "both sets here."),
-        "measured",
-    )
-    return [first, second]
 
 
 def rows(numbers):

@@ -5,11 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtheory import kernels
-from jaxtheory.portrait._section import Finding, Row, Section, always, nothing
+from jaxtheory.portrait._section import (
+    Finding,
+    Row,
+    Section,
+    always,
+    is_curve,
+    lacking,
+    nothing,
+)
 from jaxtheory.portrait._style import KERNEL, NULL, TEST, THEORY, compact, only, percent
 
 _PROBES = 100
 _CHUNK = 50
+_MOST_TESTS = 1000
 _RIDGES = 10.0 ** np.arange(-6, 1)
 
 
@@ -29,51 +38,49 @@ def read(plan, history):
     targets = plan.targets(plan.y_train[:_PROBES])
     distance = jax.vmap(lambda k: kernels.kernel_distance(recorded[0], k))(recorded)
     alignment = jax.vmap(lambda k: kernels.centred_alignment(k, targets))(recorded)
-    network = _error(plan, plan.apply_fn(history.state.params, plan.x_test))
+    outputs = plan.apply_fn(history.state.params, plan.x_test)
     return {
         "steps": [int(step) for step in history.steps],
         "distance": only(distance),
         "alignment": only(alignment),
         "num_probes": len(targets),
-        "network_error": network,
+        "network_error": float(plan.error(outputs, plan.y_test)),
         "initial": _regression(plan, history.state.initial_params),
         "final": _regression(plan, history.state.params),
         "regression": plan.num_classes is None,
         "num_test": len(plan.x_test),
+        "num_kernel_test": min(len(plan.x_test), _MOST_TESTS),
     }
 
 
 def _regression(plan, params):
-    """Kernel ridge regression with the ridge chosen by leave-one-out error."""
+    """Kernel ridge regression with the ridge chosen by leave-one-out error.
+
+    NaN where the kernel is not finite, as it may be after a run that diverged.
+    """
     k = plan.num_classes or 1
-    x_test = plan.x_test[:1000]
+    x_test, y_test = plan.x_test[:_MOST_TESTS], plan.y_test[:_MOST_TESTS]
     ntk = lambda x1, x2: (
         kernels.empirical_ntk(plan.apply_fn, params, x1, x2, batch_size=_CHUNK) / k
     )
     train, test = ntk(plan.x_train, None), ntk(x_test, plan.x_train)
     targets = plan.targets(plan.y_train)
-    centre = jnp.mean(targets, axis=0)
+    centre = jnp.mean(targets, axis=0, keepdims=True)
     scale = float(jnp.trace(train))
     fits = [
         kernels.kernel_regression(train, targets - centre, test, ridge=ridge * scale)
-        for ridge in _RIDGES
+        for ridge in (_RIDGES if np.isfinite(scale) else ())
     ]
     losses = [float(jnp.mean(fit.leave_one_out**2)) for fit in fits]
+    if not np.isfinite(losses).any():
+        return dict.fromkeys(("error", "ridge_over_trace", "condition"), np.nan)
     best = int(np.nanargmin(losses))
     predictions = fits[best].predictions + centre
     return {
-        "error": _error(plan, predictions, len(x_test)),
+        "error": float(plan.error(predictions, y_test)),
         "ridge_over_trace": float(_RIDGES[best]),
         "condition": float(fits[best].condition),
     }
-
-
-def _error(plan, outputs, count=None):
-    """Classification error, or squared error relative to the variance."""
-    y = plan.y_test[:count]
-    if plan.num_classes is None:
-        return float(jnp.mean((outputs - y) ** 2) / jnp.var(y))
-    return float(jnp.mean(jnp.argmax(outputs, axis=1) != y))
 
 
 def draw(numbers, ax):
@@ -112,34 +119,46 @@ def _score(numbers, error):
 
 def findings(numbers):
     """Lazy or rich, and who predicts better."""
-    distance = numbers["distance"][-1]
-    before, after = numbers["alignment"][0], numbers["alignment"][-1]
     initial, final = numbers["initial"]["error"], numbers["final"]["error"]
     network = numbers["network_error"]
+    second = Finding(
+        f"The kernel at initialisation reaches {_score(numbers, initial)}, the network "
+        f"{_score(numbers, network)}, its final kernel {_score(numbers, final)} on "
+        f"test data: {_winner(numbers, initial, network)}.",
+        "measured",
+    )
+    return [_regime(numbers), second]
+
+
+def _regime(numbers):
+    """Whether the kernel stayed where it was, as it would at infinite width."""
+    if not is_curve(numbers["distance"]):
+        return lacking("the kernel is not finite at the last record, or only there")
+    distance = numbers["distance"][-1]
+    before, after = numbers["alignment"][0], numbers["alignment"][-1]
     moved = distance > 0.05
     regime = "the kernel moved: features were learned" if moved else "lazy training"
-    first = Finding(
+    return Finding(
         "At infinite width theory keeps the tangent kernel fixed (distance 0); here "
         f"its distance from the start is {distance:.2f} and its alignment with the "
         f"labels went from {before:.2f} to {after:.2f}: {regime}.",
         "disagrees" if moved else "agrees",
     )
+
+
+def _winner(numbers, initial, network):
+    """Which errs less, where the difference is more than sampling noise."""
+    gap = initial - network
+    if not np.isfinite(gap):
+        return "not to be compared"
     noise = 0.0
     if not numbers["regression"]:
         pooled = (network + initial) / 2
-        noise = 2 * float(np.sqrt(2 * pooled * (1 - pooled) / numbers["num_test"]))
-    gap = initial - network
+        counts = 1 / numbers["num_test"] + 1 / numbers["num_kernel_test"]
+        noise = 2 * float(np.sqrt(pooled * (1 - pooled) * counts))
     if abs(gap) <= max(noise, 0.02 * initial):
-        verdict = "within the sampling error of each other"
-    else:
-        verdict = "the network wins" if gap > 0 else "its initial kernel wins"
-    second = Finding(
-        f"The kernel at initialisation reaches {_score(numbers, initial)}, the network "
-        f"{_score(numbers, network)}, its final kernel {_score(numbers, final)} on "
-        f"test data: {verdict}.",
-        "measured",
-    )
-    return [first, second]
+        return "within the sampling error of each other"
+    return "the network wins" if gap > 0 else "its initial kernel wins"
 
 
 def rows(numbers):

@@ -3,7 +3,15 @@
 import numpy as np
 
 from jaxtheory import dynamics
-from jaxtheory.portrait._section import Finding, Row, Section, always, nothing
+from jaxtheory.portrait._section import (
+    Finding,
+    Row,
+    Section,
+    always,
+    is_curve,
+    lacking,
+    nothing,
+)
 from jaxtheory.portrait._style import ACCENT, THEORY, compact, only
 
 _CHUNK = 250
@@ -53,6 +61,10 @@ def draw(numbers, ax):
 def findings(numbers):
     """Whether noise grows relative to the gradient, and whether the batch drowns it."""
     scale = np.asarray(numbers["noise_scale"])
+    if not is_curve(scale):
+        why = "the noise scale is not finite at the last record, or only there"
+        return [lacking(why)]
+    scale = scale[np.isfinite(scale)]
     start, end = scale[0], scale[-1]
     grew = bool(end > start)
     first = Finding(

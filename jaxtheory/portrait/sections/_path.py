@@ -20,7 +20,7 @@ def read(plan, history):
     """Topology of the sketched path, and its shadow on its two main directions."""
     points, lengths = history.trace["path"], history.trace["step_length"]
     finite = np.isfinite(points).all(axis=1) & np.isfinite(lengths)
-    points, lengths = points[finite], lengths[finite]
+    points, lengths = points[finite].astype(float), lengths[finite].astype(float)
     if len(points) < 2:
         return {"num_points": len(points), "too_few": True}
     result = dynamics.path_topology(

@@ -3,7 +3,14 @@
 import numpy as np
 
 from jaxtheory import collapse, models
-from jaxtheory.portrait._section import Finding, Row, Section, classification, nothing
+from jaxtheory.portrait._section import (
+    Finding,
+    Row,
+    Section,
+    classification,
+    lacking,
+    nothing,
+)
 from jaxtheory.portrait._style import NULL, THEORY, TRAIN, compact, only
 
 # Independent uniform drops have a coefficient of variation of 0.58; a law worth the
@@ -44,9 +51,10 @@ def draw(numbers, ax):
     index = np.arange(len(final["values"]))
     ax.plot(index, numbers["initial"]["values"], "o-", color=NULL, label="before")
     ax.plot(index, final["values"], "o", color=TRAIN, label="after training")
-    line = np.exp(final["log_intercept"] + final["log_slope"] * index)
-    label = f"fit, factor {final['ratio']:.2f} a layer"
-    ax.plot(index, line, "--", color=THEORY, label=label)
+    if np.isfinite(final["ratio"]):
+        line = np.exp(final["log_intercept"] + final["log_slope"] * index)
+        label = f"fit, factor {final['ratio']:.2f} a layer"
+        ax.plot(index, line, "--", color=THEORY, label=label)
     ax.set_yscale("log")
     ax.set_xticks(index, [name.replace("layer_", "") for name in final["layers"]])
     ax.set_xlabel("layer")
@@ -57,6 +65,8 @@ def draw(numbers, ax):
 def findings(numbers):
     """Whether every layer contributes the same factor."""
     law = numbers["final"]
+    if not np.isfinite(law["ratio"]):
+        return [lacking("after training the separation of a layer is not finite")]
     straight = law["pearson_r"] <= _LEAST_CORRELATION
     equal = law["drop_variation"] <= _MOST_VARIATION
     text = (
@@ -72,13 +82,10 @@ def findings(numbers):
 def rows(numbers):
     """The fitted law."""
     law = numbers["final"]
-    return [
-        Row(
-            "separation ratio a layer",
-            compact(law["ratio"]),
-            f"r {law['pearson_r']:.3f}, drops vary {law['drop_variation']:.2f}",
-        ),
-    ]
+    fit = f"r {law['pearson_r']:.3f}, drops vary {law['drop_variation']:.2f}"
+    if not np.isfinite(law["ratio"]):
+        fit = "no fit"
+    return [Row("separation ratio a layer", compact(law["ratio"]), fit)]
 
 
 SECTION = Section(

@@ -5,7 +5,15 @@ import numpy as np
 
 from jaxtheory import curvature, linalg
 from jaxtheory.portrait._plan import ADAM
-from jaxtheory.portrait._section import Finding, Row, Section, always, nothing
+from jaxtheory.portrait._section import (
+    Finding,
+    Row,
+    Section,
+    always,
+    is_curve,
+    lacking,
+    nothing,
+)
 from jaxtheory.portrait._style import ACCENT, THEORY, TRAIN, compact, only
 
 _ITERATIONS = 30
@@ -65,6 +73,8 @@ def read(plan, history):
     single = kind != "batch" or edge.minibatch_low == edge.minibatch_high
     threshold = edge.minibatch_high if kind == "batch" else edge.full_batch
     late = followed[len(followed) // 2 :]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        residual = np.abs(values["residual"] / values["sharpness"])
     peak = int(np.nanargmax(followed)) if np.isfinite(followed).any() else 0
     return {
         "steps": [int(step) for step in steps],
@@ -77,11 +87,12 @@ def read(plan, history):
         "end_ratio": float(np.median(followed[-5:])) / threshold,
         "peak_ratio": float(followed[peak]) / threshold,
         "peak_step": int(steps[peak]),
-        "residual": float(np.median(values["residual"] / np.abs(values["sharpness"]))),
+        "residual": float(np.median(residual)),
         "cross_entropy": plan.config.loss == "cross-entropy",
         "optimizer": plan.config.optimizer,
         "minibatch": plan.config.batch_size is not None,
         "learning_rate": float(plan.config.learning_rate),
+        "diverged": history.diverged_at is not None,
     }
 
 
@@ -113,38 +124,21 @@ _NAMES = {
 
 
 def _threshold_name(numbers):
-    eta, kind = numbers["learning_rate"], numbers["kind"]
-    if kind == "preconditioned":
-        return f"38/η = {compact(38 / eta)}"
-    if numbers["optimizer"] == "sgd":
-        return f"2/η = {compact(2 / eta)}"
-    if kind == "batch":
-        low = compact(numbers["threshold_low"])
-        return f"{low} to {compact(numbers['threshold'])} (0.2/η to 3.8/η)"
-    return f"3.8/η = {compact(3.8 / eta)}"
+    low, high, eta = (
+        numbers[k] for k in ("threshold_low", "threshold", "learning_rate")
+    )
+    if low < high:
+        between = f"({compact(low * eta)}/η to {compact(high * eta)}/η)"
+        return f"{compact(low)} to {compact(high)} {between}"
+    return f"{compact(high * eta)}/η = {compact(high)}"
 
 
 def findings(numbers):
     """Whether the right sharpness settles at the right threshold."""
-    name, edge = _NAMES[numbers["kind"]], _threshold_name(numbers)
-    late, end, peak = (numbers[k] for k in ("late_ratio", "end_ratio", "peak_ratio"))
-    low, high = _AT_EDGE["batch" if numbers["kind"] == "batch" else "full"]
-    if numbers["threshold_low"] < numbers["threshold"]:
-        low = numbers["threshold_low"] / numbers["threshold"] * 0.7
-    theory = f"Theory expects {name} to rise to {edge} and to stay at the edge"
-    where = f"it settles at {late:.2f} times that (median over the second half)"
-    if low <= late <= high and low <= end <= high:
-        result = Finding(f"{theory}; {where}: the edge of stability.", "agrees")
-    elif low <= late <= high or (peak >= low and end < low and late < high):
-        result = _decayed(numbers, theory)
-    elif late < low:
-        text = f"{theory} if it gets there; {where}, after a peak of {peak:.2f} times"
-        text += ": the threshold was not reached and steps were stable throughout."
-        result = Finding(text, "measured")
-    else:
-        text = f"{theory}; {where}: above the edge."
-        result = Finding(text, "disagrees")
-    notes = [result]
+    if not is_curve(numbers["followed"]):
+        name = _NAMES[numbers["kind"]]
+        return [lacking(f"{name} is not finite at the last record, or only there")]
+    notes = [_unstable(numbers) if numbers["diverged"] else _edge(numbers)]
     if numbers["kind"] == "preconditioned" and numbers["minibatch"]:
         text = (
             "The threshold is that of full batches; for Adam on minibatches no theory "
@@ -154,10 +148,59 @@ def findings(numbers):
     return notes
 
 
+def _unstable(numbers):
+    """Where a run that diverged stood when it was last seen."""
+    name, ratio = _NAMES[numbers["kind"]], numbers["followed"][-1]
+    ratio /= numbers["threshold"]
+    text = (
+        f"Theory expects steps to be unstable while {name} is above "
+        f"{_threshold_name(numbers)}; at the last record before training diverged it "
+        f"was {compact(ratio)} times {_unit(numbers)}."
+    )
+    return Finding(text, "measured")
+
+
+def _edge(numbers):
+    """Whether it rose to the threshold and stayed, and if not, which of the two."""
+    name = _NAMES[numbers["kind"]]
+    late, end, peak = (numbers[k] for k in ("late_ratio", "end_ratio", "peak_ratio"))
+    low, high = _AT_EDGE["batch" if numbers["kind"] == "batch" else "full"]
+    low *= numbers["threshold_low"] / numbers["threshold"]
+    theory = (
+        f"Theory expects {name} to rise to {_threshold_name(numbers)} and to stay at "
+        "the edge"
+    )
+    where = (
+        f"it settles at {late:.2f} times {_unit(numbers)} (median over the second half)"
+    )
+    if max(late, end) > high:
+        text = f"{theory}; {where} and ends at {end:.2f} times: above the edge."
+        return Finding(text, "disagrees")
+    if min(late, end) >= low:
+        return Finding(f"{theory}; {where}: the edge of stability.", "agrees")
+    if end >= low:
+        text = f"{theory}; {where} and ends at {end:.2f} times: it has just got there."
+        return Finding(text, "measured")
+    if peak >= low:
+        return _decayed(numbers, theory)
+    text = f"{theory} if it gets there; {where}, after a peak of {peak:.2f} times"
+    text += ": the threshold was not reached and steps were stable throughout."
+    return Finding(text, "measured")
+
+
+def _unit(numbers):
+    """What ratios are multiples of."""
+    single = numbers["threshold_low"] == numbers["threshold"]
+    return "that" if single else "the upper end of that range"
+
+
 def _decayed(numbers, theory):
-    """It reached the edge and came down again, which is not stability."""
-    peak = f"it peaked at {numbers['peak_ratio']:.2f} times at step "
+    """It was at the edge and came down again, which is not stability."""
+    peak = f"it peaked at {numbers['peak_ratio']:.2f} times {_unit(numbers)} at step "
     peak += f"{numbers['peak_step']:,} and ends at {numbers['end_ratio']:.2f} times"
+    if numbers["peak_step"] == numbers["steps"][0]:
+        text = f"{theory}; {peak}: it began there and fell below."
+        return Finding(text, "measured")
     if numbers["cross_entropy"]:
         text = (
             f"{theory}; {peak}: the edge was reached, and the late decay is that of "
@@ -173,7 +216,7 @@ def rows(numbers):
     value = compact(numbers["followed"][-1])
     return [
         Row(f"{name} at the end", value, f"threshold {_threshold_name(numbers)}"),
-        Row(f"{name} over threshold", f"{numbers['late_ratio']:.2f}", "1 at the edge"),
+        Row(f"{name} over threshold", compact(numbers["late_ratio"]), "1 at the edge"),
     ]
 
 

@@ -14,11 +14,7 @@ def record(plan):
     def evaluate(params, x, y):
         outputs = plan.apply_fn(params, x)
         loss = jnp.mean(plan.loss_fn(outputs, y))
-        if plan.num_classes is None:
-            error = jnp.mean((outputs - y) ** 2) / jnp.var(y)
-        else:
-            error = jnp.mean(jnp.argmax(outputs, axis=1) != y)
-        return {"loss": loss, "error": error}
+        return {"loss": loss, "error": plan.error(outputs, y)}
 
     def evaluation(state):
         return {
@@ -41,6 +37,7 @@ def read(plan, history):
         "num_test": len(plan.x_test),
         "num_outputs": plan.num_classes or 1,
         "regression": plan.num_classes is None,
+        "diverged": history.diverged_at is not None,
     }
 
 
@@ -79,11 +76,14 @@ def findings(numbers):
             first = numbers["steps"][numbers["error"]["train"].index(0)]
             got += f" (zero first at step {first:,})"
     expected = "interpolation" if p > constraints else "no interpolation"
-    first = Finding(
-        f"{p:,} parameters face {constraints:,} numbers to fit, so theory expects "
-        f"{expected}; {got}.",
-        "agrees" if fits == (p > constraints) else "disagrees",
-    )
+    text = f"{p:,} parameters face {constraints:,} numbers to fit, so theory expects "
+    if numbers["diverged"]:
+        text += f"{expected} of a run that converges; this one diverged, and {got}."
+        first = Finding(text, "measured")
+    else:
+        agrees = fits == (p > constraints)
+        text += f"{expected}; {got}."
+        first = Finding(text, "agrees" if agrees else "disagrees")
     if numbers["regression"]:
         second = f"On fresh data the relative squared error is {percent(test)}."
     else:
