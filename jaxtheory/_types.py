@@ -66,7 +66,8 @@ class History(NamedTuple):
     """What training returns and a store holds on disk.
 
     Attributes:
-        state: The last recorded state (all finite, even when the run diverged).
+        state: The last recorded state (all finite, even when the run diverged); None
+            when read from a store without the run's functions.
         steps: Steps at which `records` were taken: ``0, record_every, ...``. Shape
             ``[r]``.
         records: For each recorded name, the measurements stacked on axis 0
@@ -75,8 +76,8 @@ class History(NamedTuple):
             (``[t, ...]``); row ``t`` belongs to the iterate before update ``t``.
             ``"loss"`` (of that step's batch) and ``"step_length"`` (Euclidean norm of
             the update made at that step) are always there.
-        diverged_at: The first step whose loss was not finite, or None. Its row is the
-            last one of `trace`.
+        diverged_at: The first step whose loss or length was not finite, or None. Its
+            row is the last one of `trace`.
     """
 
     state: TrainState
