@@ -16,7 +16,7 @@ help: ## list the targets
 
 install: $(INSTALLED) ## make .venv with everything pinned in constraints.txt
 
-portrait: $(INSTALLED) ## train a network and open its portrait: ARGS="--help" lists the options
+portrait: $(INSTALLED) ## train a network and write its portrait: ARGS="--help" lists the options
 	$(BIN)/python -m experiments.portrait $(ARGS)
 
 test: $(INSTALLED) ## run all tests and doctests: ARGS="tests/test_house.py" runs some
