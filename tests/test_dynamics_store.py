@@ -87,6 +87,13 @@ def test_extending_a_run_is_exact(tmp_path, whole):
     assert_identical(train(tmp_path / "run", resume=True), whole)
 
 
+def test_a_run_that_records_nothing_is_kept_too(tmp_path, whole):
+    train(tmp_path / "run", record=None, num_steps=4)
+    resumed = train(tmp_path / "run", record=None, resume=True)
+    assert_identical((resumed.state, resumed.trace), (whole.state, whole.trace))
+    assert dynamics.load(tmp_path / "run").records == {}
+
+
 def test_a_run_may_begin_later(tmp_path, whole):
     first = train(None, num_steps=2)
     later = {"state": first.state, "num_steps": 4}
@@ -299,6 +306,11 @@ def test_load_needs_no_functions(folder, whole):
 def test_load_of_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"run.json.* missing"):
         dynamics.load(tmp_path)
+
+
+def test_arrays_of_no_elements_have_a_fingerprint():
+    empty = np.zeros((0, 2), np.float32)
+    assert _store._fingerprint(empty) != _store._fingerprint(empty.T)
 
 
 def test_types_and_layouts_survive(tmp_path):
