@@ -7,6 +7,7 @@ from jaxtheory.dynamics._noise import two_batch_noise_scale as two_batch_noise_s
 from jaxtheory.dynamics._objective import supervised as supervised
 from jaxtheory.dynamics._path import displacement as displacement
 from jaxtheory.dynamics._path import path_length as path_length
+from jaxtheory.dynamics._progress import ticking as ticking
 from jaxtheory.dynamics._sketch import sketch as sketch
 from jaxtheory.dynamics._store import load as load
 from jaxtheory.dynamics._topology import path_topology as path_topology

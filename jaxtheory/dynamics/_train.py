@@ -22,6 +22,7 @@ from jaxtheory._types import (
 )
 from jaxtheory.batching import check_batch_size, check_examples, check_params
 from jaxtheory.dynamics import _store
+from jaxtheory.dynamics._progress import ticking
 from jaxtheory.dynamics._step import Recipe, first_order, measure, run_chunk
 from jaxtheory.dynamics._store import Chunk
 
@@ -259,14 +260,16 @@ def _follow(run, state, chunks, store, progress):
         total=run.last_step, initial=int(state.step), unit="step", disable=not progress
     )
     try:
-        for chunk in run.chunks(state, fresh=not chunks):
-            if store is not None:
-                _store.write(store, chunk)
-            chunks.append(chunk)
-            if len(chunks) > 1:
-                chunks[-2] = chunks[-2]._replace(state=None)
-                bar.set_postfix(loss=f"{chunk.trace['loss'][-1]:.4g}", refresh=False)
-                bar.update(chunk.step - bar.n)
+        with ticking(bar):
+            for chunk in run.chunks(state, fresh=not chunks):
+                if store is not None:
+                    _store.write(store, chunk)
+                chunks.append(chunk)
+                if len(chunks) > 1:
+                    chunks[-2] = chunks[-2]._replace(state=None)
+                    loss = chunk.trace["loss"][-1]
+                    bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+                    bar.update(chunk.step - bar.n)
     except KeyboardInterrupt:
         if not chunks:
             raise
@@ -274,8 +277,6 @@ def _follow(run, state, chunks, store, progress):
             f"Interrupted: returning what was recorded up to step {chunks[-1].step}.",
             file=sys.stderr,
         )
-    finally:
-        bar.close()
 
 
 def _count_good(trace) -> int:

@@ -143,10 +143,11 @@ def _read(
         if set(numbers) == {section.name for section in sections}:
             return numbers
     numbers = {}
-    with tqdm(sections, unit="section", disable=not progress) as bar:
-        for section in bar:
+    with dynamics.ticking(tqdm(total=len(sections), disable=not progress)) as bar:
+        for section in sections:
             bar.set_description(f"measuring: {section.title.lower()}")
             numbers[section.name] = section.read(plan, history)
+            bar.update()
     _folder.write_json(file, numbers)
     return _folder.read_json(file)
 
