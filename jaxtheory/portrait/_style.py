@@ -31,6 +31,7 @@ RC: dict[Any, Any] = {
     "ytick.color": "#555555",
     "axes.labelcolor": "#333333",
     "svg.fonttype": "none",
+    "svg.hashsalt": "jaxtheory",  # the same numbers give the same file
     "savefig.facecolor": "white",
 }
 

@@ -66,20 +66,20 @@ def _regression(plan, params):
     train, test = ntk(plan.x_train, None), ntk(x_test, plan.x_train)
     targets = plan.targets(plan.y_train)
     centre = jnp.mean(targets, axis=0, keepdims=True)
-    scale = float(jnp.trace(train))
-    fits = [
-        kernels.kernel_regression(train, targets - centre, test, ridge=ridge * scale)
-        for ridge in (_RIDGES if np.isfinite(scale) else ())
-    ]
-    losses = [float(jnp.mean(fit.leave_one_out**2)) for fit in fits]
+    fit = jax.vmap(
+        lambda ridge: kernels.kernel_regression(
+            train, targets - centre, test, ridge=ridge
+        )
+    )(_RIDGES * jnp.trace(train))
+    losses = np.asarray(jnp.mean(fit.leave_one_out**2, axis=(1, 2)))
     if not np.isfinite(losses).any():
         return dict.fromkeys(("error", "ridge_over_trace", "condition"), np.nan)
     best = int(np.nanargmin(losses))
-    predictions = fits[best].predictions + centre
+    predictions = fit.predictions[best] + centre
     return {
         "error": float(plan.error(predictions, y_test)),
         "ridge_over_trace": float(_RIDGES[best]),
-        "condition": float(fits[best].condition),
+        "condition": float(fit.condition[best]),
     }
 
 

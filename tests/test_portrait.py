@@ -1,0 +1,351 @@
+"""The portrait as a user meets it: one small run, its page, and what can go wrong."""
+
+import base64
+import html
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from experiments import portrait as script
+from jaxtheory._types import History
+from jaxtheory.dynamics import _store
+from jaxtheory.portrait import Config, Portrait, _plan, _run, portrait
+from jaxtheory.portrait.sections import SECTIONS, SHARPNESS, TRAINING, _bounds
+
+ROOT = Path(__file__).parents[1]
+CHROMIUM = (
+    "chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+)
+# Counts, for each figure, the share of its pixels that are not white.
+LOOK = """<script>
+addEventListener("load", () => {
+  const ink = image => {
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [200, 100];
+    const context = canvas.getContext("2d");
+    context.drawImage(image, 0, 0, 200, 100);
+    const rgba = context.getImageData(0, 0, 200, 100).data;
+    let count = 0;
+    for (let i = 0; i < rgba.length; i += 4)
+      count += rgba[i + 3] > 0 && rgba[i] + rgba[i + 1] + rgba[i + 2] < 700;
+    return count / 20000;
+  };
+  document.body.dataset.seen = JSON.stringify([...document.images].map(image => ({
+    section: image.closest("section").id,
+    drawn: image.complete && image.naturalWidth > 0 && image.width > 0,
+    ink: ink(image),
+    findings: [...image.closest("section").querySelectorAll(".finding")].map(
+      finding => finding.innerText),
+  })));
+});
+</script></body>"""
+
+
+class Finished(NamedTuple):
+    """The one portrait that most tests look at, with what it was made from."""
+
+    config: Config
+    result: Portrait
+    plan: Any
+    history: History
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_data():
+    """At most 200 training and 200 test examples, and few draws of the weights."""
+    whole = _plan._dataset
+
+    def small(config, key):
+        data = whole(config, key)
+        names = ("x_train", "y_train", "x_test", "y_test")
+        return data._replace(**{name: getattr(data, name)[:200] for name in names})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_plan, "_dataset", small)
+        patch.setattr(_bounds, "_DRAWS", 20)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(small_data, tmp_path_factory):
+    """A portrait of 50 steps on minibatches of digits."""
+    out = tmp_path_factory.mktemp("portraits") / "digits"
+    config = Config(batch_size=50, num_steps=50, out=out)
+    seen, train = [], _run._train
+
+    def spy(plan, *rest):
+        seen.extend((plan, train(plan, *rest)))
+        return seen[1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_run, "_train", spy)
+        result = portrait(config, progress=False)
+    return Finished(config, result, *seen)
+
+
+def strict(text):
+    """JSON without the NaN and Infinity that Python adds to it."""
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def snapshot(folder):
+    """Content and time of every file."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def names(sections):
+    return [section.name for section in sections]
+
+
+def test_folder_holds_everything_as_strict_json(finished):
+    folder = finished.result.folder
+    config = strict((folder / "config.json").read_text())
+    assert config["data"] == "digits"
+    assert (config["num_steps"], config["learning_rate"]) == (50, 0.1)
+    environment = strict((folder / "env.json").read_text())
+    assert environment["versions"]["jax"] == jax.__version__
+    assert environment["device"] == jax.devices()[0].device_kind
+    assert environment["seed"] == 0
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    metrics = [strict(line) for line in lines]
+    assert [row["step"] for row in metrics] == list(range(51))
+    losses = finished.history.records["evaluation"]["train"]["loss"]
+    assert [row["evaluation/train/loss"] for row in metrics] == losses.tolist()
+    assert {"curvature/batch", "noise/noise_scale", "collapse/test/nc1"} <= {
+        *metrics[0]
+    }
+    numbers = strict((folder / "numbers.json").read_text())
+    assert list(numbers) == names(SECTIONS)
+    assert list((folder / "trajectory").glob("*.safetensors"))
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_numbers_are_those_of_the_run(finished):
+    plan, history, numbers = finished.plan, finished.history, finished.result.numbers
+    outputs = plan.apply_fn(history.state.params, plan.x_test)
+    error = np.mean(np.argmax(outputs, axis=1) != plan.y_test)
+    assert numbers["training"]["error"]["test"][-1] == pytest.approx(error)
+    assert numbers["kernel"]["network_error"] == pytest.approx(error)
+    assert numbers["bounds"]["test_error"] == pytest.approx(error)
+    assert numbers["training"]["num_params"] == sum(
+        leaf.size for leaf in jax.tree.leaves(history.state.params)
+    )
+    followed = history.records["curvature"]["batch"]
+    assert numbers["sharpness"]["kind"] == "batch"
+    assert numbers["sharpness"]["end_ratio"] == pytest.approx(
+        np.median(followed[-5:]) / 20, rel=1e-6
+    )
+    assert numbers["path"]["num_points"] == 50
+    assert numbers["kernel"]["distance"][0] == pytest.approx(0, abs=1e-3)
+
+
+def test_picture_opens_at_a_sensible_size(finished):
+    pixels = imread(finished.result.folder / "portrait.png")
+    assert pixels.shape[0] > 500
+    assert pixels.shape[1] > 1500
+    assert 0.01 < np.mean(pixels[..., :3].min(axis=2) < 0.9) < 0.5
+
+
+def figures(page):
+    return [
+        base64.b64decode(data).decode()
+        for data in re.findall("src='data:image/svg[+]xml;base64,([^']+)'", page)
+    ]
+
+
+def test_page_is_self_contained(finished):
+    page = finished.result.report.read_text()
+    pictures = figures(page)
+    assert len(pictures) == page.count("<img") == len(SECTIONS)
+    assert not re.search(r"https?:|<link|<script|@import|<iframe", page)
+    for text in [page, *pictures]:
+        links = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')\s>]*)""", text)
+        assert all(link.startswith(("#", "data:")) for link in links)
+
+
+def test_nothing_on_disk_names_a_path_of_the_machine(finished):
+    page = finished.result.report.read_text()
+    texts = [picture.encode() for picture in figures(page)]
+    texts += [file.read_bytes() for file in finished.result.folder.rglob("*.*")]
+    for place in (finished.result.folder, ROOT, Path.home(), Path(sys.prefix)):
+        assert not any(str(place).encode() in text for text in texts)
+
+
+@pytest.mark.skipif(
+    shutil.which("chromium") is None,
+    reason="opening the page takes Debian's chromium, which is not installed",
+)
+def test_browser_draws_every_figure(finished, tmp_path):
+    copy = tmp_path / "report.html"
+    page = finished.result.report.read_text()
+    assert page.count("</body>") == 1
+    copy.write_text(page.replace("</body>", LOOK))
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    browser = subprocess.run(
+        [*CHROMIUM.split(), profile, "--dump-dom", copy.as_uri()],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    found = re.search('data-seen="([^"]*)"', browser.stdout)
+    assert found, browser.stderr
+    seen = json.loads(html.unescape(found[1]))
+    assert [figure["section"] for figure in seen] == names(SECTIONS)
+    for figure in seen:
+        assert figure["drawn"], figure
+        assert figure["ink"] > 0.02, figure
+        assert figure["findings"], figure
+        assert all(len(text) > 40 for text in figure["findings"]), figure
+
+
+def test_same_configuration_reads_the_run_again(finished, monkeypatch):
+    def fail(*_):
+        raise AssertionError("a finished portrait is measured again")
+
+    monkeypatch.setattr(
+        _run, "SECTIONS", tuple(section._replace(read=fail) for section in SECTIONS)
+    )
+    folder = finished.result.folder
+    before, trajectory = snapshot(folder), snapshot(folder / "trajectory")
+    again = portrait(finished.config, progress=False)
+    assert again.rows == finished.result.rows
+    assert (again.last_step, again.diverged_at) == (50, None)
+    assert snapshot(folder / "trajectory") == trajectory
+    contents = lambda files: {path: content for path, (_, content) in files.items()}
+    assert contents(snapshot(folder)) == contents(before)
+
+
+def test_another_configuration_is_refused(finished):
+    before = snapshot(finished.result.folder)
+    other = Config(batch_size=25, num_steps=50, seed=3, out=finished.config.out)
+    with pytest.raises(ValueError, match="seed 0 there, 3 here") as caught:
+        portrait(other, progress=False)
+    assert "batch_size 50 there, 25 here" in str(caught.value)
+    assert snapshot(finished.result.folder) == before
+
+
+def test_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    before = snapshot(tmp_path)
+    for out in (tmp_path, tmp_path / "thesis.tex"):
+        with pytest.raises(ValueError, match="no portrait"):
+            portrait(Config(num_steps=50, out=out), progress=False)
+    assert snapshot(tmp_path) == before
+
+
+def cut(history, num_records, *, scale):
+    """A run that diverged after some records, the last of them overflowing."""
+    keep = lambda a: np.array(a[:num_records])
+    records = jax.tree.map(keep, history.records)
+    params = history.state.initial_params
+    if scale > 1:
+        params = jax.tree.map(lambda a: scale * a, history.state.params)
+        for leaf in jax.tree.leaves(records):
+            leaf[-1] = np.nan
+    trace = jax.tree.map(keep, history.trace)
+    trace["loss"][-1] = trace["step_length"][-1] = np.nan
+    return history._replace(
+        state=history.state._replace(params=params),
+        steps=history.steps[:num_records],
+        records=records,
+        trace=trace,
+        diverged_at=int(history.steps[num_records - 1]),
+    )
+
+
+@pytest.mark.parametrize(("num_records", "scale"), [(1, 1), (4, 1e30)])
+def test_every_section_survives_divergence(
+    finished, num_records, scale, monkeypatch, tmp_path
+):
+    history = cut(finished.history, num_records, scale=scale)
+    monkeypatch.setattr(_run, "make_plan", lambda config: finished.plan)
+    monkeypatch.setattr(_run, "_train", lambda *_: history)
+    config = Config(batch_size=50, num_steps=50, out=tmp_path / "diverged")
+    result = portrait(config, progress=False)
+    assert result.diverged_at == num_records - 1
+    page = result.report.read_text()
+    assert f"the loss or the update of step {num_records - 1} is not finite" in page
+    assert len(figures(page)) == len(SECTIONS)
+    assert not re.search("class='mark (agrees|disagrees)'", page)
+    lacking = re.findall("nothing to judge here: (.*?) is not finite", page)
+    assert lacking == ["batch sharpness", "the noise scale", "the kernel", "NC1"]
+    assert f"The path has {num_records - 1} points: too few" in page
+    assert not re.search(r"\b(nan|inf)\b", re.sub("base64,[^']*", "", page))
+
+
+@pytest.fixture(scope="module")
+def diverged(small_data, tmp_path_factory):
+    """Full-batch regression at a learning rate that no network survives."""
+    out = tmp_path_factory.mktemp("portraits") / "single-index"
+    config = Config(data="single-index", learning_rate=100.0, num_steps=50, out=out)
+    return portrait(config, progress=False)
+
+
+def test_diverged_run_writes_its_report(diverged):
+    step = diverged.diverged_at
+    assert step is not None
+    assert 0 < step < 50
+    assert diverged.last_step <= step
+    page = diverged.report.read_text()
+    assert f"the loss or the update of step {step} is not finite" in page
+    assert f"up to step {diverged.last_step}." in page
+    assert f"update of step {step} is not" in script.report(diverged)
+    metrics = (diverged.folder / "metrics.jsonl").read_text().splitlines()
+    assert [strict(line)["step"] for line in metrics] == list(
+        range(diverged.last_step + 1)
+    )
+
+
+def test_regression_leaves_out_what_needs_classes(diverged):
+    assert list(diverged.numbers) == [
+        "training",
+        "sharpness",
+        "noise",
+        "kernel",
+        "path",
+    ]
+    assert "relative error" in diverged.rows[0].quantity
+    assert len(figures(diverged.report.read_text())) == 5
+
+
+def test_interrupted_run_continues(monkeypatch, tmp_path):
+    write = _store.write
+
+    def interrupt(store, chunk):
+        if chunk.step == 20:
+            raise KeyboardInterrupt
+        write(store, chunk)
+
+    monkeypatch.setattr(_run, "SECTIONS", (TRAINING, SHARPNESS))
+    monkeypatch.setattr(_store, "write", interrupt)
+    config = Config(optimizer="adam", num_steps=50, out=tmp_path / "interrupted")
+    result = portrait(config, progress=False)
+    assert (result.report, result.last_step) == (None, 19)
+    assert "step 19. The same command continues" in script.report(result)
+    first = (result.folder / "metrics.jsonl").read_text().splitlines()
+    assert len(first) == 20
+    assert not list(result.folder.glob("report*"))
+
+    monkeypatch.setattr(_store, "write", write)
+    result = portrait(config, progress=False)
+    assert result.last_step == 50
+    assert (result.folder / "metrics.jsonl").read_text().splitlines()[:20] == first
+    assert f"Report: {result.folder / 'report.html'}" in script.report(result)
+    assert "threshold 38/η = 1.27e+04" in script.report(result)
+    assert len(figures(result.report.read_text())) == 2
