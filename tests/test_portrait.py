@@ -161,6 +161,11 @@ def test_picture_opens_at_a_sensible_size(finished):
     assert 0.01 < np.mean(pixels[..., :3].min(axis=2) < 0.9) < 0.5
 
 
+def page_of(result):
+    assert result.report is not None
+    return result.report.read_text()
+
+
 def figures(page):
     return [
         base64.b64decode(data).decode()
@@ -169,7 +174,7 @@ def figures(page):
 
 
 def test_page_is_self_contained(finished):
-    page = finished.result.report.read_text()
+    page = page_of(finished.result)
     pictures = figures(page)
     assert len(pictures) == page.count("<img") == len(SECTIONS)
     assert not re.search(r"https?:|<link|<script|@import|<iframe", page)
@@ -179,7 +184,7 @@ def test_page_is_self_contained(finished):
 
 
 def test_nothing_on_disk_names_a_path_of_the_machine(finished):
-    page = finished.result.report.read_text()
+    page = page_of(finished.result)
     texts = [picture.encode() for picture in figures(page)]
     texts += [file.read_bytes() for file in finished.result.folder.rglob("*.*")]
     for place in (finished.result.folder, ROOT, Path.home(), Path(sys.prefix)):
@@ -192,7 +197,7 @@ def test_nothing_on_disk_names_a_path_of_the_machine(finished):
 )
 def test_browser_draws_every_figure(finished, tmp_path):
     copy = tmp_path / "report.html"
-    page = finished.result.report.read_text()
+    page = page_of(finished.result)
     assert page.count("</body>") == 1
     copy.write_text(page.replace("</body>", LOOK))
     profile = f"--user-data-dir={tmp_path / 'profile'}"
@@ -279,7 +284,7 @@ def test_every_section_survives_divergence(
     config = Config(batch_size=50, num_steps=50, out=tmp_path / "diverged")
     result = portrait(config, progress=False)
     assert result.diverged_at == num_records - 1
-    page = result.report.read_text()
+    page = page_of(result)
     assert f"the loss or the update of step {num_records - 1} is not finite" in page
     assert len(figures(page)) == len(SECTIONS)
     assert not re.search("class='mark (agrees|disagrees)'", page)
@@ -302,7 +307,7 @@ def test_diverged_run_writes_its_report(diverged):
     assert step is not None
     assert 0 < step < 50
     assert diverged.last_step <= step
-    page = diverged.report.read_text()
+    page = page_of(diverged)
     assert f"the loss or the update of step {step} is not finite" in page
     assert f"up to step {diverged.last_step}." in page
     assert f"update of step {step} is not" in script.report(diverged)
@@ -321,7 +326,7 @@ def test_regression_leaves_out_what_needs_classes(diverged):
         "path",
     ]
     assert "relative error" in diverged.rows[0].quantity
-    assert len(figures(diverged.report.read_text())) == 5
+    assert len(figures(page_of(diverged))) == 5
 
 
 def test_interrupted_run_continues(monkeypatch, tmp_path):
@@ -348,4 +353,4 @@ def test_interrupted_run_continues(monkeypatch, tmp_path):
     assert (result.folder / "metrics.jsonl").read_text().splitlines()[:20] == first
     assert f"Report: {result.folder / 'report.html'}" in script.report(result)
     assert "threshold 38/η = 1.27e+04" in script.report(result)
-    assert len(figures(result.report.read_text())) == 2
+    assert len(figures(page_of(result))) == 2

@@ -2,6 +2,7 @@
 
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,6 +119,7 @@ def sharpness(*, late=1.0, end=1.0, peak=1.05, threshold=20.0, low=None, **chang
 
 
 BATCH = {"kind": "batch", "minibatch": True}
+FALLEN = {"late": 0.4, "end": 0.3, "peak": 1.5, "followed": [29.0, 30.0, 6.0]}
 BELOW = {"late": 0.5, "end": 0.6, "peak": 0.7}
 
 
@@ -132,7 +134,8 @@ BELOW = {"late": 0.5, "end": 0.6, "peak": 0.7}
         ({"end": 0.4}, "peaked at 1.05 .* step 10 .* 0.40.*not stay", "disagrees"),
         ({"late": 0.7, "end": 0.4}, "did not stay", "disagrees"),
         ({"late": 0.7, "end": 0.97}, "0.70 .* 0.97 times: it has just", "measured"),
-        ({"late": 0.5, "end": 0.4, "peak_step": 0}, "began there", "measured"),
+        (FALLEN, "peaked at 1.50 .* 0.30 times: it began at the edge", "measured"),
+        (FALLEN | {"late": 0.95}, "did not stay", "disagrees"),
         (
             {"end": 0.4, "cross_entropy": True},
             "peaked at 1.05 .* late decay is that of cross-entropy.*not stability",
@@ -205,13 +208,13 @@ def test_sharpness_compares_the_right_pair(optimizer, batch_size, kind, low, hig
     )
     curve = np.array([NAN, 1.0, 6.0, 4.0, 4.0, 4.0])
     values = {"sharpness": 0 * curve, "residual": 0 * curve}
-    history = SimpleNamespace(
+    history: Any = SimpleNamespace(
         steps=np.arange(6) * 10,
         records={"curvature": values | {kind: curve}},
         diverged_at=None,
     )
     _, threshold = _plan._optimizer(config)
-    plan = SimpleNamespace(config=config, threshold=threshold)
+    plan: Any = SimpleNamespace(config=config, threshold=threshold)
     numbers = SHARPNESS.read(plan, history)
     assert numbers["kind"] == kind
     assert numbers["threshold_low"] == pytest.approx(low / 0.5)

@@ -14,7 +14,7 @@ from jaxtheory.portrait._section import (
     lacking,
     nothing,
 )
-from jaxtheory.portrait._style import KERNEL, NULL, TEST, THEORY, compact, only, percent
+from jaxtheory.portrait._style import KERNEL, TEST, THEORY, compact, only, percent
 
 _PROBES = 100
 _CHUNK = 50
@@ -95,20 +95,9 @@ def draw(numbers, ax):
         f"test error\nnetwork {percent(numbers['network_error'])}\n"
         f"initial kernel {percent(initial)}\nfinal kernel {percent(final)}"
     )
-    box = {"facecolor": "white", "edgecolor": NULL, "alpha": 0.85}
-    ax.text(
-        0.97,
-        0.5,
-        text,
-        transform=ax.transAxes,
-        ha="right",
-        va="center",
-        fontsize=8.5,
-        bbox=box,
-    )
     ax.set_ylim(-0.04, 1.04)
     ax.set_xlabel("step")
-    ax.legend()
+    ax.legend(title=text, title_fontsize=8.5, alignment="left")
 
 
 def _score(numbers, error):

@@ -182,7 +182,8 @@ def _edge(numbers):
         text = f"{theory}; {where} and ends at {end:.2f} times: it has just got there."
         return Finding(text, "measured")
     if peak >= low:
-        return _decayed(numbers, theory)
+        start = next(filter(np.isfinite, numbers["followed"])) / numbers["threshold"]
+        return _left(numbers, theory, began_there=start >= low > late)
     text = f"{theory} if it gets there; {where}, after a peak of {peak:.2f} times"
     text += ": the threshold was not reached and steps were stable throughout."
     return Finding(text, "measured")
@@ -194,12 +195,12 @@ def _unit(numbers):
     return "that" if single else "the upper end of that range"
 
 
-def _decayed(numbers, theory):
+def _left(numbers, theory, *, began_there):
     """It was at the edge and came down again, which is not stability."""
     peak = f"it peaked at {numbers['peak_ratio']:.2f} times {_unit(numbers)} at step "
     peak += f"{numbers['peak_step']:,} and ends at {numbers['end_ratio']:.2f} times"
-    if numbers["peak_step"] == numbers["steps"][0]:
-        text = f"{theory}; {peak}: it began there and fell below."
+    if began_there:
+        text = f"{theory}; {peak}: it began at the edge and has not come back to it."
         return Finding(text, "measured")
     if numbers["cross_entropy"]:
         text = (
