@@ -190,6 +190,15 @@ def test_sharpness_without_two_records_is_not_judged():
         assert lacks(SHARPNESS, sharpness(followed=followed))
 
 
+@pytest.mark.parametrize(
+    ("late", "text"), [(1.0, "1.00"), (2e30, "2e+30"), (NAN, "not finite")]
+)
+def test_sharpness_in_the_table(late, text):
+    value, ratio = SHARPNESS.rows(sharpness(late=late))
+    assert value == ("sharpness at the end", "20", "threshold 2/η = 20")
+    assert ratio == ("sharpness over threshold", text, "1 at the edge")
+
+
 # Which sharpness, and what it is held against.
 @pytest.mark.parametrize(
     ("optimizer", "batch_size", "kind", "low", "high"),

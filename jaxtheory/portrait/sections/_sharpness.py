@@ -214,10 +214,11 @@ def _left(numbers, theory, *, began_there):
 def rows(numbers):
     """The settled ratio."""
     name = _NAMES[numbers["kind"]]
-    value = compact(numbers["followed"][-1])
+    value, ratio = compact(numbers["followed"][-1]), numbers["late_ratio"]
+    settled = f"{ratio:.2f}" if ratio < 1e3 else compact(ratio)
     return [
         Row(f"{name} at the end", value, f"threshold {_threshold_name(numbers)}"),
-        Row(f"{name} over threshold", compact(numbers["late_ratio"]), "1 at the edge"),
+        Row(f"{name} over threshold", settled, "1 at the edge"),
     ]
 
 
