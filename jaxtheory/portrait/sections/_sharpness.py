@@ -138,14 +138,14 @@ def findings(numbers):
     if not is_curve(numbers["followed"]):
         name = _NAMES[numbers["kind"]]
         return [lacking(f"{name} is not finite at the last record, or only there")]
-    notes = [_unstable(numbers) if numbers["diverged"] else _edge(numbers)]
-    if numbers["kind"] == "preconditioned" and numbers["minibatch"]:
-        text = (
-            "The threshold is that of full batches; for Adam on minibatches no theory "
-            "gives one, so this is a trend."
-        )
-        notes.append(Finding(text, "measured"))
-    return notes
+    first = _unstable(numbers) if numbers["diverged"] else _edge(numbers)
+    if numbers["kind"] != "preconditioned" or not numbers["minibatch"]:
+        return [first]
+    text = (
+        "The threshold is that of full batches; for Adam on minibatches no theory "
+        "gives one, so this is a trend."
+    )
+    return [first._replace(verdict="measured"), Finding(text, "measured")]
 
 
 def _unstable(numbers):
