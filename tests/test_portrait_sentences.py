@@ -67,21 +67,16 @@ def training(*, train=(0.9, 0.0), test=(0.9, 0.04), **changes):
     ("changes", "expected", "verdict"),
     [
         ({}, "expects interpolation; the training error ends at 0.0 %", "agrees"),
-        ({"train": (0.9, 0.1)}, "ends at 10.0 %", "disagrees"),
-        ({"num_params": 2_000}, "2,000 parameters face 3,000 numbers", "disagrees"),
-        (
-            {"num_params": 2_000, "train": (0.9, 0.1)},
-            "expects no interpolation",
-            "agrees",
-        ),
+        ({"train": (0.9, 0.1)}, "has not got there: .* at 10.0 %", "measured"),
+        ({"num_params": 2_000}, "2,000 .* face 3,000 numbers .*too few", "measured"),
         ({"regression": True, "train": (1.0, 0.004)}, "ends at 0.40 %", "agrees"),
-        ({"regression": True, "train": (1.0, 0.2)}, "ends at 20.00 %", "disagrees"),
-        ({"diverged": True, "train": (0.9, 0.7)}, "this one diverged", "measured"),
+        ({"regression": True, "train": (1.0, 0.2)}, "ends at 20.00 %", "measured"),
+        ({"diverged": True, "train": (0.9, 0.7)}, "this run diverged", "measured"),
     ],
 )
 def test_training(changes, expected, verdict):
     first, second = TRAINING.findings(training(**changes))
-    assert expected in first.text
+    assert re.search(expected, first.text), first.text
     assert (first.verdict, second.verdict) == (verdict, "measured")
 
 
@@ -177,12 +172,27 @@ def test_sharpness_of_momentum_on_minibatches_has_a_range():
     heavy = BATCH | {"optimizer": "momentum", "learning_rate": 0.05}
     numbers = sharpness(threshold=76.0, low=4.0, late=0.4, end=0.5, **heavy)
     (finding,) = SHARPNESS.findings(numbers)
-    assert finding.verdict == "agrees"
-    assert "rise to 4 to 76 (0.2/η to 3.8/η)" in finding.text
-    assert "0.40 times the upper end of that range" in finding.text
-    below = sharpness(threshold=76.0, low=4.0, late=0.02, end=0.02, peak=0.03, **heavy)
-    assert "not reached" in SHARPNESS.findings(below)[0].text
+    assert finding.verdict == "measured"
+    assert "0.2/η = 4 for small batches and 3.8/η = 76 for large" in finding.text
+    assert "settles at 30.4, 7.6 times the first and 0.4 times the second" in (
+        finding.text
+    )
+    assert "between the two" in finding.text
+    assert SHARPNESS.rows(numbers)[1] == (
+        "batch sharpness, settled", "30.4", "small batches 4, large ones 76"
+    )  # fmt: skip
     assert "3.8/η" in svg(SHARPNESS, numbers)
+    ends = [
+        (0.06, "the edge of small batches", "agrees"),
+        (0.98, "the edge of large batches", "agrees"),
+        (0.02, "below both", "measured"),
+        (1.3, "above both", "disagrees"),
+    ]
+    for late, expected, verdict in ends:
+        numbers = sharpness(threshold=76.0, low=4.0, late=late, **heavy)
+        (finding,) = SHARPNESS.findings(numbers)
+        assert expected in finding.text
+        assert finding.verdict == verdict
 
 
 def test_sharpness_without_two_records_is_not_judged():

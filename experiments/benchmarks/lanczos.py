@@ -64,8 +64,8 @@ def main() -> None:
     repeated = statistics.median(pair[0] for pair in pairs)
     print(f"first call {first:.2f} s, repeated {repeated:.4f} s")
     print(
-        f"a fresh operator, built and solved: {statistics.median(ratios):.2f} times that "
-        f"(median of {NUM_PAIRS}; {min(ratios):.2f} to {max(ratios):.2f}), with "
+        f"a fresh operator, built and solved: {statistics.median(ratios):.2f} times "
+        f"that (median of {NUM_PAIRS}; {min(ratios):.2f} to {max(ratios):.2f}), with "
         f"{traces:.0f} trace of the model each, to check the shape of the loss"
     )
 

@@ -1,5 +1,6 @@
 """The one trainable layer: dense or convolutional, standard or NTK parametrised."""
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY
@@ -75,11 +76,11 @@ def _convolve(x, kernel):
     rows, columns = kernel.shape[:2]
     margin = ((0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0))
     padded = jnp.pad(x, margin)
-    return sum(
-        padded[:, row : row + height, column : column + width] @ kernel[row, column]
-        for row in range(rows)
-        for column in range(columns)
-    )
+    total = jnp.zeros(())
+    for row, column in itertools.product(range(rows), range(columns)):
+        shifted = padded[:, row : row + height, column : column + width]
+        total = total + shifted @ kernel[row, column]
+    return total
 
 
 class Network(nn.Module):

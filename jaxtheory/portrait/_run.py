@@ -17,6 +17,9 @@ from jaxtheory.portrait._plan import NUM_RECORDS, Config, Plan, complete, make_p
 from jaxtheory.portrait._section import Row, Section
 from jaxtheory.portrait.sections import SECTIONS
 
+# Of what sections read from a run; numbers of another version are measured again.
+_VERSION = 1
+
 
 class Portrait(NamedTuple):
     """A portrait on disk.
@@ -139,27 +142,26 @@ def _read(
     """The numbers of every section: from the folder if they are there."""
     file = folder / "numbers.json"
     if file.exists():
-        numbers = _folder.read_json(file)
-        if set(numbers) == {section.name for section in sections}:
-            return numbers
+        held = _folder.read_json(file)
+        if held.get("version") == _VERSION:
+            return held["sections"]
     numbers = {}
     with dynamics.ticking(tqdm(total=len(sections), disable=not progress)) as bar:
         for section in sections:
             bar.set_description(f"measuring: {section.title.lower()}")
             numbers[section.name] = section.read(plan, history)
             bar.update()
-    _folder.write_json(file, numbers)
-    return _folder.read_json(file)
+    _folder.write_json(file, {"version": _VERSION, "sections": numbers})
+    return _folder.read_json(file)["sections"]
 
 
 def _write(config, sections, numbers, history, folder, progress):
     """The picture and the page."""
     diverged = history.diverged_at is not None
-    steps = [
-        functools.partial(_block, section, numbers[section.name], diverged)
-        for section in sections
+    blocks = [
+        _block(section, numbers[section.name], diverged)
+        for section in tqdm(sections, desc="drawing", disable=not progress)
     ]
-    blocks = [step() for step in tqdm(steps, desc="drawing", disable=not progress)]
     rows = [row for section in sections for row in section.rows(numbers[section.name])]
     draws: list[tuple[str, Callable[[Any], None]]] = [
         (section.title, functools.partial(section.draw, numbers[section.name]))

@@ -138,7 +138,10 @@ def findings(numbers):
     if not is_curve(numbers["followed"]):
         name = _NAMES[numbers["kind"]]
         return [lacking(f"{name} is not finite at the last record, or only there")]
-    first = _unstable(numbers) if numbers["diverged"] else _edge(numbers)
+    if numbers["diverged"]:
+        first = _unstable(numbers)
+    else:
+        first = (_range if _has_range(numbers) else _edge)(numbers)
     if numbers["kind"] != "preconditioned" or not numbers["minibatch"]:
         return [first]
     text = (
@@ -160,19 +163,43 @@ def _unstable(numbers):
     return Finding(text, "measured")
 
 
+def _has_range(numbers):
+    """Small and large batches have edges of their own."""
+    return numbers["threshold_low"] < numbers["threshold"]
+
+
+def _range(numbers):
+    """Which of two edges, that of small or that of large batches, it settles at."""
+    name, eta = _NAMES[numbers["kind"]], numbers["learning_rate"]
+    small, large = numbers["threshold_low"], numbers["threshold"]
+    value = numbers["late_ratio"] * large
+    low, high = _AT_EDGE["batch"]
+    text = (
+        f"Theory expects {name} at {compact(small * eta)}/η = {compact(small)} for "
+        f"small batches and {compact(large * eta)}/η = {compact(large)} for large "
+        f"ones; it settles at {compact(value)}, {compact(value / small)} times the "
+        f"first and {compact(value / large)} times the second: "
+    )
+    if value > high * large:
+        return Finding(text + "above both.", "disagrees")
+    if value >= low * large:
+        return Finding(text + "the edge of large batches.", "agrees")
+    if low <= value / small <= 2 - low:
+        return Finding(text + "the edge of small batches.", "agrees")
+    where = "below both." if value < small else "between the two."
+    return Finding(text + where, "measured")
+
+
 def _edge(numbers):
     """Whether it rose to the threshold and stayed, and if not, which of the two."""
     name = _NAMES[numbers["kind"]]
     late, end, peak = (numbers[k] for k in ("late_ratio", "end_ratio", "peak_ratio"))
     low, high = _AT_EDGE["batch" if numbers["kind"] == "batch" else "full"]
-    low *= numbers["threshold_low"] / numbers["threshold"]
     theory = (
         f"Theory expects {name} to rise to {_threshold_name(numbers)} and to stay at "
         "the edge"
     )
-    where = (
-        f"it settles at {late:.2f} times {_unit(numbers)} (median over the second half)"
-    )
+    where = f"it settles at {late:.2f} times that (median over the second half)"
     if max(late, end) > high:
         text = f"{theory}; {where} and ends at {end:.2f} times: above the edge."
         return Finding(text, "disagrees")
@@ -197,7 +224,7 @@ def _unit(numbers):
 
 def _left(numbers, theory, *, began_there):
     """It was at the edge and came down again, which is not stability."""
-    peak = f"it peaked at {numbers['peak_ratio']:.2f} times {_unit(numbers)} at step "
+    peak = f"it peaked at {numbers['peak_ratio']:.2f} times that at step "
     peak += f"{numbers['peak_step']:,} and ends at {numbers['end_ratio']:.2f} times"
     if began_there:
         text = f"{theory}; {peak}: it began at the edge and has not come back to it."
@@ -215,6 +242,14 @@ def rows(numbers):
     """The settled ratio."""
     name = _NAMES[numbers["kind"]]
     value, ratio = compact(numbers["followed"][-1]), numbers["late_ratio"]
+    if _has_range(numbers):
+        small, large = numbers["threshold_low"], numbers["threshold"]
+        edges = f"small batches {compact(small)}, large ones {compact(large)}"
+        settled = compact(ratio * large)
+        return [
+            Row(f"{name} at the end", value, f"threshold {_threshold_name(numbers)}"),
+            Row(f"{name}, settled", settled, edges),
+        ]
     settled = f"{ratio:.2f}" if ratio < 1e3 else compact(ratio)
     return [
         Row(f"{name} at the end", value, f"threshold {_threshold_name(numbers)}"),

@@ -75,15 +75,16 @@ def findings(numbers):
         if 0 in numbers["error"]["train"]:
             first = numbers["steps"][numbers["error"]["train"].index(0)]
             got += f" (zero first at step {first:,})"
-    expected = "interpolation" if p > constraints else "no interpolation"
-    text = f"{p:,} parameters face {constraints:,} numbers to fit, so theory expects "
-    if numbers["diverged"]:
-        text += f"{expected} of a run that converges; this one diverged, and {got}."
+    text = f"{p:,} parameters face {constraints:,} numbers to fit, "
+    if p <= constraints:
+        text += f"too few for theory to promise interpolation; {got}."
         first = Finding(text, "measured")
+    elif fits:
+        first = Finding(f"{text}so theory expects interpolation; {got}.", "agrees")
     else:
-        agrees = fits == (p > constraints)
-        text += f"{expected}; {got}."
-        first = Finding(text, "agrees" if agrees else "disagrees")
+        why = "diverged" if numbers["diverged"] else "has not got there"
+        text += f"so theory expects interpolation in the end; this run {why}: {got}."
+        first = Finding(text, "measured")
     if numbers["regression"]:
         second = f"On fresh data the relative squared error is {percent(test)}."
     else:
