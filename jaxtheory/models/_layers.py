@@ -76,7 +76,7 @@ def _convolve(x, kernel):
     rows, columns = kernel.shape[:2]
     margin = ((0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0))
     padded = jnp.pad(x, margin)
-    total = jnp.zeros(())
+    total = jnp.zeros((), x.dtype)
     for row, column in itertools.product(range(rows), range(columns)):
         shifted = padded[:, row : row + height, column : column + width]
         total = total + shifted @ kernel[row, column]
