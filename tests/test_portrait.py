@@ -151,7 +151,10 @@ def test_numbers_are_those_of_the_run(finished):
         np.median(followed[-5:]) / 20, rel=1e-6
     )
     assert numbers["path"]["num_points"] == 50
-    assert numbers["kernel"]["distance"][0] == pytest.approx(0, abs=1e-3)
+    first, *_, last = np.asarray(history.records["probe_kernel"], float)
+    cosine = np.sum(first * last) / np.linalg.norm(first) / np.linalg.norm(last)
+    assert numbers["kernel"]["distance"][-1] == pytest.approx(1 - cosine, abs=1e-5)
+    assert 1 - cosine > 1e-4
 
 
 def test_picture_opens_at_a_sensible_size(finished):

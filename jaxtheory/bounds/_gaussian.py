@@ -26,6 +26,13 @@ from jaxtheory.bounds._pac_bayes import certified_risk
 # parameter, and the union over all of them 6.9 nats.
 _DEFAULT_PRIOR_SCALES = np.logspace(-4, 1, 1001)
 
+# Weights are all that the KL term charges for: a model function that looks the answers
+# up in the data would be free.
+_FIXED = (
+    "the prior (centre and scales) and the model function (preprocessing, BatchNorm "
+    "statistics) were fixed before they were seen"
+)
+
 
 def gaussian_pac_bayes(
     apply_fn: ApplyFn,
@@ -61,7 +68,9 @@ def gaussian_pac_bayes(
     The smallest bound over the two grids is returned: both choices are paid for.
 
     Args:
-        apply_fn: Model.
+        apply_fn: Model. Like the prior it must be fixed before the data are seen:
+            nothing in it (preprocessing, BatchNorm statistics, stored examples) may
+            have been computed from `x` and `y`.
         params: Centre of the posterior; may depend on the data in any way.
         prior_params: Centre of the prior, with the structure and shapes of `params`.
             The initial parameters are the usual choice; parameters trained on other
@@ -80,14 +89,15 @@ def gaussian_pac_bayes(
         batch_size: Examples per chunk; None takes all at once.
         loss_fn: Loss ``[n]`` clipped to [0, 1], NaN counting as 1. Default: error of
             the largest output.
-        prior_seen_data: Declares whether `prior_params` or `prior_scales` were chosen
-            with the help of `x` and `y`. If True, the result is no certificate.
+        prior_seen_data: Declares whether `prior_params`, `prior_scales` or anything in
+            `apply_fn` were chosen with the help of `x` and `y`. If True, the result is
+            no certificate.
 
     Returns:
         The bound. `empirical_risk` is ``r``, `complexity` is ``KL + ln J``, and
         `assumptions` names the scales that won. Two settings are recorded and not
         counted against the certificate, because no program can check them: the
-        examples are independent, and the prior did not see them.
+        examples are independent, and prior and model function did not see them.
 
     Raises:
         ValueError: Bad shapes, labels, scales, counts or `delta`; parameters and prior
@@ -175,7 +185,7 @@ def prior_bound(
     beat: only the improvement on it is due to the examples given here.
 
     Args:
-        apply_fn: Model.
+        apply_fn: Model, fixed before the data were seen, as for `gaussian_pac_bayes`.
         prior_params: Centre of the prior.
         x: Inputs ``[n, ...]``, ``n >= 2``.
         y: Targets ``[n, ...]``: integer labels ``[n]`` for the default loss.
@@ -186,8 +196,9 @@ def prior_bound(
         key: Random key.
         batch_size: Examples per chunk; None takes all at once.
         loss_fn: Loss ``[n]`` clipped to [0, 1], NaN counting as 1.
-        prior_seen_data: Declares whether `prior_params` or `scales` were chosen with
-            the help of `x` and `y`. If True, the result is no certificate.
+        prior_seen_data: Declares whether `prior_params`, `scales` or anything in
+            `apply_fn` were chosen with the help of `x` and `y`. If True, the result is
+            no certificate.
 
     Returns:
         The smallest bound over `scales`; `complexity` is ``ln J``.
@@ -284,7 +295,7 @@ def _smallest_bound(
     paid = f"{price:.3g} nats pay for choosing among {num_priors} prior scales"
     assumptions = (
         INDEPENDENT,
-        (origin, "the prior (centre and scales) was fixed before they were seen"),
+        (origin, _FIXED),
         (SETTING, "pseudo-random draws stand for Gaussian ones; one key, used once"),
         (BY_CONSTRUCTION, f"the loss lies in [0, 1] ({bounded})"),
         (BY_CONSTRUCTION, _monte_carlo(num_samples, len(risks), upper[best])),

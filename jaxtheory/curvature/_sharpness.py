@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Num, PyTree
 
 from jaxtheory._types import ApplyFn, Estimate, KeyArray, LossFn, Params
-from jaxtheory.batching import check_examples
+from jaxtheory.batching import check_examples, check_losses, check_params
 from jaxtheory.curvature._operators import hessian
 from jaxtheory.linalg import function_operator, top_eigenpairs
 
@@ -87,7 +87,8 @@ def batch_sharpness(
     .. math:: \mathbb E_B \frac{g_B^\top H_B g_B}{|g_B|^2}
 
     with gradient and Hessian of the mean loss over batch ``B``: the *mean of ratios*,
-    which is what settles near ``2 / learning_rate`` under minibatch SGD.
+    which is what settles near ``2 / learning_rate`` under minibatch SGD. Batches whose
+    gradient is zero have no direction: the mean is over the others.
 
     Args:
         apply_fn: The model, ``apply_fn(params, x) -> outputs[n, ...]``.
@@ -101,10 +102,14 @@ def batch_sharpness(
         key: Which batches.
 
     Returns:
-        The mean of the ratios with its standard error over batches.
+        The mean of the ratios with its standard error over batches. `num_samples`
+        counts the batches with a gradient: where there are none the value is NaN, and
+        below two so is the standard error. A gradient that is not finite makes both
+        NaN.
 
     Raises:
-        ValueError: `batch_size` exceeds ``n``, or fewer than two batches.
+        ValueError: As for `hessian`; `batch_size` exceeds ``n``, or fewer than two
+            batches.
 
     Memory:
         Activations of one batch.
@@ -131,7 +136,10 @@ def batch_sharpness(
         Andreyev & Beneventano, Edge of stochastic stability, arXiv:2412.20553,
         definition 3.
     """
+    check_params(params)
     n = check_examples(x=x, y=y)
+    losses = jax.eval_shape(lambda p, x, y: loss_fn(apply_fn(p, x), y), params, x, y)
+    check_losses(losses, n)
     if not 1 <= batch_size <= n:
         raise ValueError(
             f"`batch_size` must be between 1 and the {n} examples, but was "
@@ -150,13 +158,17 @@ def batch_sharpness(
         batch_x, batch_y = jax.tree.map(lambda a: jnp.asarray(a)[rows], (x, y))
         loss = lambda p: jnp.mean(loss_fn(apply_fn(p, batch_x), batch_y))
         gradient = jax.grad(loss)(params)
-        curved = jax.jvp(jax.grad(loss), (params,), (gradient,))[1]
+        # Scaled first: near a minimum the squares of a gradient underflow.
+        largest = optax.tree.norm(gradient, ord="inf")
+        direction = jax.tree.map(lambda g: (g / largest).astype(g.dtype), gradient)
+        curved = jax.jvp(jax.grad(loss), (params,), (direction,))[1]
         dot = optax.tree.vdot
-        return dot(gradient, curved) / dot(gradient, gradient)
+        return dot(direction, curved) / dot(direction, direction), largest != 0
 
-    ratios = jax.lax.map(ratio, jnp.arange(num_batches))
-    error = jnp.std(ratios, ddof=1) / jnp.sqrt(num_batches)
-    return Estimate(jnp.mean(ratios), error, num_batches)
+    ratios, used = jax.lax.map(ratio, jnp.arange(num_batches))
+    count = jnp.sum(used)
+    error = jnp.std(ratios, ddof=1, where=used) / jnp.sqrt(count)
+    return Estimate(jnp.mean(ratios, where=used), error, count)
 
 
 def preconditioned(
@@ -209,7 +221,7 @@ def _precondition(operator, diagonal, vector):
 def adam_preconditioner(
     opt_state: PyTree, *, b1: float, b2: float, eps: float
 ) -> PyTree[Float[Array, "..."]]:
-    r"""Read Adam's preconditioner from an optax state, chains searched.
+    r"""Read the preconditioner of `optax.adam` or `optax.adamw` from its state.
 
     .. math:: P = (1 - \beta_1^t) \left(\sqrt{\nu_t / (1 - \beta_2^t)} + \epsilon\right)
 
@@ -217,8 +229,13 @@ def adam_preconditioner(
     by ``P``. Before the first update (``t = 0``) nothing has been averaged, and the
     result is NaN.
 
+    For `optax.adam` and `optax.adamw`, alone or in a chain, without ``nesterov`` and
+    ``eps_root``. The states of adamax, radam, nadam, lamb and yogi have the same type
+    and cannot be told apart: they are accepted, and the result is not their
+    preconditioner.
+
     Args:
-        opt_state: State of an optax optimizer that contains `optax.scale_by_adam`.
+        opt_state: State of `optax.adam` or `optax.adamw`; chains are searched.
         b1: Decay of the first moment, as given to the optimizer (states do not hold
             it).
         b2: Decay of the second moment.
@@ -228,7 +245,7 @@ def adam_preconditioner(
         The positive diagonal of ``P``, a pytree like the parameters.
 
     Raises:
-        ValueError: The state holds no Adam moments, or more than one set of them.
+        ValueError: The state holds no `optax.ScaleByAdamState`, or more than one.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -248,8 +265,8 @@ def adam_preconditioner(
     if len(states) != 1:
         raise ValueError(
             "`opt_state` must hold exactly one `optax.ScaleByAdamState`, but holds "
-            f"{len(states)}: {jax.tree.structure(opt_state)}. Pass the state of an "
-            "Adam-like optimizer."
+            f"{len(states)}: {jax.tree.structure(opt_state)}. Pass the state of "
+            "`optax.adam` or `optax.adamw`."
         )
     t, nu = states[0].count, states[0].nu
     scale, bias = 1 - b1**t, 1 - b2**t

@@ -81,8 +81,10 @@ def noise_scale(
             outside `jit` for chunks that follow the sharding.
 
     Returns:
-        The noise scale, ``|G|^2`` and ``tr Sigma``. The noise scale is infinite at a
-        stationary point; a gradient that is not finite makes all three NaN.
+        The noise scale, ``|G|^2`` and ``tr Sigma``. Where the mean gradient is zero the
+        noise scale is infinite; where every example's is zero too (or below 1e-23 in
+        float32, whose square is zero) it is NaN, because ``0 / 0`` is undefined. A
+        gradient that is not finite makes all three NaN.
 
     Raises:
         ValueError: Fewer than two examples, arrays disagree on ``n``, parameters are

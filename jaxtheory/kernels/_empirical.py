@@ -44,9 +44,10 @@ def empirical_ntk(
     - ``"diagonal"``: ``K[i, j, k]``, the entries of ``"full"`` with ``l = k``
     - ``"trace"``: ``K[i, j]``, the **sum** of ``"diagonal"`` over outputs
 
-    The trace is a sum, not a mean: it is ``k`` times the kernel of an infinitely wide
-    network and ``k`` times the one that governs the mean dynamics. Divide by ``k`` for
-    regression, prediction, and comparison with `neural_tangents`.
+    The trace is a sum, not a mean: ``k`` times the kernel that governs the mean
+    dynamics, and in the NTK parametrisation (not the standard one, whose kernel grows
+    with the width) ``k`` times the kernel of an infinitely wide network. Divide by
+    ``k`` for regression, prediction, and comparison with `neural_tangents`.
 
     The Jacobians are contracted at the highest matmul precision, in the precision of
     the parameters and at least float32. The model itself runs as it was written: where

@@ -101,7 +101,8 @@ def findings(numbers):
     guessing = f"guessing errs on {percent(numbers['chance'])}"
     state = "vacuous" if trained["vacuous"] else "not vacuous"
     gain = prior["value"] - trained["value"]
-    worth = "worse than" if gain < 0 else f"{percent(gain)} better than"
+    points = f"{abs(100 * gain):.1f} points"
+    worth = f"{points} {'above' if gain < 0 else 'below'}"
     first = Finding(
         "With probability 95 % the PAC-Bayes-kl bound from "
         f"{numbers['num_train']:,} training examples puts the error of noisy weights "

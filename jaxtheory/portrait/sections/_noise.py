@@ -15,6 +15,8 @@ from jaxtheory.portrait._section import (
 from jaxtheory.portrait._style import ACCENT, THEORY, compact, only
 
 _CHUNK = 250
+# Changes by less than this factor decide nothing.
+_CLEARLY = 1.5
 
 
 def record(plan):
@@ -44,6 +46,7 @@ def read(plan, history):
         "covariance_trace": only(values.covariance_trace),
         "batch_size": plan.config.batch_size or n,
         "num_train": n,
+        "loss": only(history.records["evaluation"]["train"]["loss"]),
     }
 
 
@@ -66,12 +69,17 @@ def findings(numbers):
         return [lacking(why)]
     scale = scale[np.isfinite(scale)]
     start, end = scale[0], scale[-1]
-    grew = bool(end > start)
-    first = Finding(
+    text = (
         "Theory expects the noise scale tr Σ / |G|² to grow as the loss falls; it went "
-        f"from {compact(start)} to {compact(end)} examples.",
-        "agrees" if grew else "disagrees",
+        f"from {compact(start)} to {compact(end)} examples while the loss went from "
+        f"{compact(numbers['loss'][0])} to {compact(numbers['loss'][-1])}."
     )
+    first = Finding(text, "measured")
+    if numbers["loss"][-1] < numbers["loss"][0] / _CLEARLY:
+        if end > _CLEARLY * start:
+            first = Finding(text, "agrees")
+        elif end < start / _CLEARLY:
+            first = Finding(text, "disagrees")
     batch, n = numbers["batch_size"], numbers["num_train"]
     if batch == n:
         text = f"Every step uses all {n:,} examples: these steps carry no noise."

@@ -11,12 +11,10 @@ from jaxtheory.portrait._section import (
     lacking,
     nothing,
 )
-from jaxtheory.portrait._style import NULL, THEORY, TRAIN, compact, only
+from jaxtheory.portrait._style import NULL, THEORY, TRAIN, compact, only, percent
 
-# Independent uniform drops have a coefficient of variation of 0.58; a law worth the
-# name has drops much more equal than that, at a correlation that is nearly free.
-_MOST_VARIATION = 0.3
-_LEAST_CORRELATION = -0.98
+_SIGNIFICANT = 0.05
+_FEWEST_DROPS = 3
 
 
 def read(plan, history):
@@ -41,7 +39,22 @@ def _law(plan, params):
     return {
         "layers": list(layers),
         "values": only(law.values),
+        **_chance(len(layers) - 1, float(law.drop_variation)),
         **{name: float(getattr(law, name)) for name in scalars},
+    }
+
+
+def _chance(num_drops, variation):
+    """What drops that are independent and uniform make of the same number of layers.
+
+    A correlation is nearly free, and so is a small variation of few drops.
+    """
+    drops = np.random.default_rng(0).uniform(size=(20_000, num_drops))
+    by_chance = drops.std(axis=1) / drops.mean(axis=1)
+    return {
+        "num_drops": num_drops,
+        "chance_variation": float(np.median(by_chance)),
+        "p_value": float(np.mean(by_chance <= variation)),
     }
 
 
@@ -67,16 +80,21 @@ def findings(numbers):
     law = numbers["final"]
     if not np.isfinite(law["ratio"]):
         return [lacking("after training the separation of a layer is not finite")]
-    straight = law["pearson_r"] <= _LEAST_CORRELATION
-    equal = law["drop_variation"] <= _MOST_VARIATION
     text = (
         "The law of data separation expects every layer to multiply D by the same "
         f"factor; the fit says {law['ratio']:.2f} a layer (r = {law['pearson_r']:.3f}, "
-        f"R² = {law['r_squared']:.3f}), and the drops of log D vary by "
-        f"{law['drop_variation']:.2f} of their mean (0 is the exact law, 0.58 is "
-        "chance)."
+        f"R² = {law['r_squared']:.3f}), and the {law['num_drops']} drops of log D vary "
+        f"by {law['drop_variation']:.2f} of their mean, where 0 is the exact law and "
+        f"{law['chance_variation']:.2f} the median of random drops, of which "
+        f"{percent(law['p_value'])} are as equal"
     )
-    return [Finding(text, "agrees" if straight and equal else "disagrees")]
+    if law["ratio"] >= 1:
+        return [Finding(text + ": layers do not separate the classes.", "disagrees")]
+    if law["num_drops"] < _FEWEST_DROPS:
+        return [Finding(text + ": too few layers to judge.", "measured")]
+    if law["p_value"] < _SIGNIFICANT:
+        return [Finding(text + ": more equal than chance.", "agrees")]
+    return [Finding(text + ": not told apart from chance.", "measured")]
 
 
 def rows(numbers):
