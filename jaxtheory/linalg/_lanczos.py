@@ -18,6 +18,8 @@ from jaxtheory.linalg._operator import (
     split_operator,
 )
 
+_dot = functools.partial(jnp.dot, precision="highest")
+
 
 class Tridiagonal(NamedTuple):
     """An orthonormal Krylov basis and the operator's compression onto it.
@@ -83,49 +85,45 @@ def lanczos(
         Lanczos (1950); Golub & Van Loan, Matrix Computations, section 10.3.
     """
     (p,), dtype = start.shape, start.dtype
-    restarts = jax.random.normal(key, (p,), dtype)  # rotated, a new one each time
-    dot = functools.partial(jnp.dot, precision="highest")
-
-    def orthogonalise(vector, basis):
-        for _ in range(2):  # "twice is enough" (Parlett)
-            vector = vector - dot(dot(basis, vector), basis)
-        return vector
-
-    def fresh(index, basis):
-        direction = orthogonalise(jnp.roll(restarts, index), basis)
-        return direction / jnp.linalg.norm(direction)
-
-    def step(index, carry):
-        basis, diagonal, off_diagonal, vector, scale = carry
-        basis = basis.at[index].set(vector)
-        image = product(vector)
-        alpha = dot(vector, image)
-        image = orthogonalise(image, basis)
-        beta = jnp.linalg.norm(image)
-        scale = jnp.maximum(scale, jnp.maximum(jnp.abs(alpha), beta))
-        exhausted = beta <= 10 * jnp.finfo(dtype).eps * scale
-        vector = jax.lax.cond(
-            exhausted,
-            lambda: fresh(index, basis),
-            lambda: image / beta,
-        )
-        off = jnp.where(exhausted, 0.0, beta).astype(dtype)
-        return (
-            basis,
-            diagonal.at[index].set(alpha),
-            off_diagonal.at[index].set(off),
-            vector,
-            scale,
-        )
-
+    restarts = jax.random.normal(key, (p,), dtype)
     zeros = jnp.zeros(num_iterations, dtype)
     basis = jnp.zeros((num_iterations, p), dtype)
     unit = start / jnp.linalg.norm(start)
     carry = (basis, zeros, zeros, unit, jnp.zeros((), dtype))
+    step = functools.partial(_lanczos_step, product, restarts)
     basis, diagonal, off_diagonal, *_ = jax.lax.fori_loop(
         0, num_iterations, step, carry
     )
     return Tridiagonal(diagonal, off_diagonal[:-1], basis)
+
+
+def _lanczos_step(product, restarts, index, carry):
+    """One product: the next entries of the matrix, and the next basis vector."""
+    basis, diagonal, off_diagonal, vector, scale = carry
+    basis = basis.at[index].set(vector)
+    image = product(vector)
+    alpha = _dot(vector, image)
+    image = _orthogonalise(image, basis)
+    beta = jnp.linalg.norm(image)
+    scale = jnp.maximum(scale, jnp.maximum(jnp.abs(alpha), beta))
+    exhausted = beta <= 10 * jnp.finfo(vector.dtype).eps * scale
+
+    def fresh():
+        # Rotated by the index, the same random vector is a new one each time.
+        direction = _orthogonalise(jnp.roll(restarts, index), basis)
+        return direction / jnp.linalg.norm(direction)
+
+    vector = jax.lax.cond(exhausted, fresh, lambda: image / beta)
+    beta = jnp.where(exhausted, 0.0, beta).astype(vector.dtype)
+    diagonal = diagonal.at[index].set(alpha)
+    return basis, diagonal, off_diagonal.at[index].set(beta), vector, scale
+
+
+def _orthogonalise(vector, basis):
+    """Remove what lies in the span of the basis; "twice is enough" (Parlett)."""
+    for _ in range(2):
+        vector = vector - _dot(_dot(basis, vector), basis)
+    return vector
 
 
 def top_eigenpairs(
@@ -208,7 +206,7 @@ def _top_eigenpairs(arrays, start, key, tolerance, rest, num, num_iterations):
     matrix = _dense(krylov.diagonal, krylov.off_diagonal)
     ritz_values, ritz = jnp.linalg.eigh(matrix)
     values, coordinates = ritz_values[::-1][:num], ritz[:, ::-1][:, :num].T
-    vectors = jnp.dot(coordinates, krylov.basis, precision="highest")
+    vectors = _dot(coordinates, krylov.basis)
     images = jax.lax.map(product, vectors)
     residuals = jnp.linalg.norm(images - values[:, None] * vectors, axis=1)
     converged = residuals <= tolerance * jnp.max(jnp.abs(ritz_values))
