@@ -5,13 +5,17 @@ is padded or copied: the last chunk starts early enough to be full, and the exam
 it that were seen before get weight zero.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
+
+from jaxtheory._types import LossFn
 
 
 def check_examples(**arrays: Any) -> int:
@@ -32,7 +36,7 @@ def check_examples(**arrays: Any) -> int:
     for name, tree in arrays.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             full = f"`{name}{jax.tree_util.keystr(path)}`"
-            shape = jnp.shape(leaf)
+            shape = np.shape(leaf)
             if not shape:
                 raise ValueError(
                     f"{full} must have examples on its leading axis, but is a scalar. "
@@ -51,7 +55,11 @@ def check_examples(**arrays: Any) -> int:
                     "the same examples."
                 )
     if first is None:
-        raise ValueError("no array was given: pass at least one with examples in it.")
+        names = ", ".join(f"`{name}`" for name in arrays)
+        raise ValueError(
+            f"no array was given{f' as {names}' if names else ''}: pass at least one "
+            "with examples in it."
+        )
     return first[1][0]
 
 
@@ -62,7 +70,8 @@ def check_params(params: PyTree) -> None:
         params: A parameter pytree.
 
     Raises:
-        ValueError: There are no leaves, or one is not floating-point; names it.
+        ValueError: There are no leaves, or one is not a floating-point array; names
+            it.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
@@ -71,13 +80,42 @@ def check_params(params: PyTree) -> None:
             f"({jax.tree.structure(params)})."
         )
     for path, leaf in leaves:
-        dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise ValueError(
-                f"`params{jax.tree_util.keystr(path)}` must be floating-point to be "
-                f"differentiated, but has dtype {dtype}. Cast it, or move what is not "
-                "trained into the model (`functools.partial`, a closure)."
-            )
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
+            was = f"is a {type(leaf).__name__}"
+        elif not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            was = f"has dtype {jnp.result_type(leaf)}"
+        else:
+            continue
+        raise ValueError(
+            f"`params{jax.tree_util.keystr(path)}` must be floating-point to be "
+            f"differentiated, but {was}. Cast it, or move what is not trained into the "
+            "model (`functools.partial`, a closure)."
+        )
+
+
+def check_count(*, at_least: int = 1, **named: Any) -> int:
+    """Return the one named value as an int; raise unless it is one, and large enough.
+
+    Args:
+        at_least: Smallest allowed value.
+        **named: The value; the keyword is the name that an error message uses.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: It is no integer (or a bool, or traced), or too small.
+    """
+    ((name, value),) = named.items()
+    try:
+        count = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = None
+    if count is None or count < at_least:
+        raise ValueError(
+            f"`{name}` must be an integer of at least {at_least}, but was {value!r}."
+        )
+    return count
 
 
 def check_batch_size(batch_size: int | None) -> None:
@@ -110,12 +148,56 @@ def check_losses(losses: Any, num_examples: int) -> None:
     """
     shape = getattr(losses, "shape", None)
     if shape != (num_examples,):
-        was = f"shape {shape}" if shape is not None else f"{losses}"
+        was = f"shape {shape}" if shape is not None else f"a {type(losses).__name__}"
         raise ValueError(
             f"`loss_fn` must return one loss per example, shape ({num_examples},), but "
             f"returned {was}. Sum or average over the outputs of each example "
             "(`losses.sum(-1)`), and leave the mean over examples to the caller."
         )
+
+
+def example_losses(loss_fn: LossFn, outputs: Any, targets: Any, n: int) -> Array:
+    """Evaluate a loss function, and raise unless it treats each example by itself.
+
+    Args:
+        loss_fn: ``loss_fn(outputs[n, ...], targets[n, ...]) -> losses[n]``.
+        outputs: Outputs of a model.
+        targets: Targets.
+        n: Number of examples.
+
+    Returns:
+        The losses, ``[n]``.
+
+    Raises:
+        ValueError: As `check_losses`; or outputs ``[n, 1]`` met targets ``[n]`` and
+            broadcast, so that each output was compared with every target.
+    """
+    # Summed over the wrong axis, the losses [n, n] have the right shape again: the
+    # broadcast has to be caught where it happens.
+    shapes = [getattr(a, "shape", None) for a in (outputs, targets)]
+    if n > 1 and shapes == [(n, 1), (n,)]:
+        _check_pairing(loss_fn, outputs, targets)
+    losses = loss_fn(outputs, targets)
+    check_losses(losses, n)
+    return losses
+
+
+def _check_pairing(loss_fn, outputs, targets):
+    """Raise if outputs ``[n, 1]`` and targets ``[n]`` broadcast to ``[n, n]``."""
+
+    def shapes(rank_promotion):
+        with jax.numpy_rank_promotion(rank_promotion):
+            return jax.eval_shape(lambda *args: loss_fn(*args), outputs, targets)
+
+    shapes("allow")  # whatever else is wrong comes up here, unchanged
+    try:
+        shapes("raise")
+    except ValueError as error:
+        raise ValueError(
+            "`loss_fn` must compare each output with its own target, but broadcasts "
+            f"outputs of shape {outputs.shape} against targets of shape "
+            f"{targets.shape}. Pass targets `y[:, None]`, or take `outputs[:, 0]`."
+        ) from error
 
 
 def num_shards(data: PyTree) -> int:
@@ -132,18 +214,25 @@ def num_shards(data: PyTree) -> int:
         ValueError: The mesh has explicit axes, which put the sharding into every
             array's type and refuse the reductions over examples that are made here.
     """
-    leaf = jax.tree.leaves(data)[0]
-    if not isinstance(leaf, jax.Array) or isinstance(leaf, Tracer):
+    leaves = jax.tree.leaves(data)
+    for leaf in leaves:
+        mesh = getattr(leaf.sharding, "mesh", None) if _is_placed(leaf) else None
+        if mesh is not None and jax.sharding.AxisType.Explicit in mesh.axis_types:
+            raise ValueError(
+                "`data` must be sharded over a mesh with automatic axes, but its mesh "
+                f"has the axis types {mesh.axis_types}. Make the mesh with "
+                "`jax.make_mesh(shape, names, axis_types=(jax.sharding.AxisType.Auto,) "
+                "* len(names))`."
+            )
+    if not leaves or not _is_placed(leaves[0]) or leaves[0].ndim == 0:
         return 1
-    mesh = getattr(leaf.sharding, "mesh", None)
-    if mesh is not None and jax.sharding.AxisType.Explicit in mesh.axis_types:
-        raise ValueError(
-            "`data` must be sharded over a mesh with automatic axes, but its mesh has "
-            f"the axis types {mesh.axis_types}. Make the mesh with "
-            "`jax.make_mesh(shape, names, axis_types=(jax.sharding.AxisType.Auto,) * "
-            "len(names))`."
-        )
-    return leaf.shape[0] // leaf.sharding.shard_shape(leaf.shape)[0]
+    first = leaves[0]
+    return first.shape[0] // first.sharding.shard_shape(first.shape)[0]
+
+
+def _is_placed(leaf):
+    """Whether it is an array that knows where it lives."""
+    return isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
 
 
 def sum_examples(
@@ -217,8 +306,16 @@ def _scan_sum(function, data, batch_size):
     def add(total, index):
         return jax.tree.map(jnp.add, total, _recomputed(part)(data, index)), None
 
-    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(part, data, 0))
-    return jax.lax.scan(add, zeros, jnp.arange(-(-n // batch_size)))[0]
+    shapes = jax.eval_shape(part, data, 0)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, _sum_dtype(s.dtype)), shapes)
+    total = jax.lax.scan(add, zeros, jnp.arange(-(-n // batch_size)))[0]
+    return jax.tree.map(lambda a, s: a.astype(s.dtype), total, shapes)
+
+
+def _sum_dtype(dtype):
+    """In half precision a sum of some 300 chunks would not grow any more."""
+    half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+    return jnp.float32 if half else dtype
 
 
 def _recomputed(part):

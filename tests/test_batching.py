@@ -194,6 +194,17 @@ def test_explicit_axes_are_refused_with_the_remedy():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
     with pytest.raises(ValueError, match=r"`data` must be .*automatic axes.*make_mesh"):
         batching.num_shards(sharded(mesh, np.ones(8), "data"))
+    with pytest.raises(ValueError, match="automatic axes"):
+        batching.num_shards((jnp.ones(8), sharded(mesh, np.ones(8), "data")))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_many_chunks_add_up_in_half_precision(dtype):
+    count = lambda x, weights: jnp.sum(weights.astype(x.dtype) * x)
+    total = batching.sum_examples(count, jnp.ones(6000, dtype), batch_size=2)
+    assert total.dtype == dtype
+    # One rounding at the end: half a unit in the last place.
+    assert abs(float(total) - 6000) <= 6000 * float(jnp.finfo(dtype).eps) / 2
 
 
 # Bad input
@@ -213,7 +224,7 @@ def test_check_examples_returns_the_common_number():
             r"`y\['label'\]` must have as many examples \(axis 0\) as `x`.*"
             r"\(4,\) against \(3, 2\).*the same examples",
         ),
-        ({"x": None}, "no array was given"),
+        ({"x": None}, "no array was given as `x`"),
         ({}, "no array was given"),
     ],
 )
@@ -232,11 +243,52 @@ def test_check_params_takes_every_floating_dtype():
     [
         ({}, r"`params` must hold at least one array.*PyTreeDef"),
         ({"w": jnp.ones(2), "n": jnp.arange(3)}, r"`params\['n'\]`.*dtype int32.*Cast"),
+        ({"w": jnp.ones(2), "f": jnp.tanh}, r"`params\['f'\]`.*is a .*closure"),
+        ({"w": "float32"}, r"`params\['w'\]`.*is a str"),
     ],
 )
 def test_check_params_names_what_is_wrong(params, message):
     with pytest.raises(ValueError, match=message):
         batching.check_params(params)
+
+
+def test_check_count_takes_integers_alone():
+    assert batching.check_count(num=3) == 3
+    assert type(batching.check_count(num=np.int64(3))) is int
+    for value in (0, 1.5, 2.0, True, "3", None, np.ones(2)):
+        with pytest.raises(ValueError, match="`num` must be an integer of at least 1"):
+            batching.check_count(num=value)
+    with pytest.raises(ValueError, match="`num` must be an integer of at least 2"):
+        jax.jit(lambda n: batching.check_count(at_least=2, num=n))(4)
+
+
+def test_losses_are_one_number_for_each_example():
+    outputs, targets = jnp.ones((4, 3)), jnp.zeros((4, 3))
+    squared = lambda outputs, targets: (outputs - targets) ** 2
+    total = lambda outputs, targets: squared(outputs, targets).sum(-1)
+    losses = batching.example_losses(total, outputs, targets, 4)
+    np.testing.assert_array_equal(losses, 3 * np.ones(4))
+    pair = lambda outputs, targets: (losses, losses)
+    for loss_fn, was in ((squared, r"shape \(4, 3\)"), (pair, "a tuple")):
+        with pytest.raises(ValueError, match=rf"shape \(4,\), but returned {was}"):
+            batching.example_losses(loss_fn, outputs, targets, 4)
+
+
+@pytest.mark.parametrize("reduce", [lambda a: a, lambda a: a.sum(-1)])
+@pytest.mark.parametrize("rank_promotion", ["allow", "raise"])
+def test_outputs_that_broadcast_against_targets_are_refused(reduce, rank_promotion):
+    outputs, targets = jnp.ones((4, 1)), jnp.arange(4.0)
+    loss_fn = lambda outputs, targets: reduce((outputs - targets) ** 2)
+    message = r"its own target.*\(4, 1\) against.*\(4,\).*`y\[:, None\]`"
+    evaluate = lambda o, y: batching.example_losses(loss_fn, o, y, 4)
+    with jax.numpy_rank_promotion(rank_promotion):
+        with pytest.raises(ValueError, match=message):
+            evaluate(outputs, targets)
+        with pytest.raises(ValueError, match=message):
+            jax.jit(evaluate)(outputs, targets)
+    column = lambda outputs, targets: (outputs[:, 0] - targets) ** 2
+    losses = batching.example_losses(column, outputs, targets, 4)
+    np.testing.assert_array_equal(losses, [1, 0, 1, 4])
 
 
 @pytest.mark.parametrize("batch_size", [0, -2, 2.0, True, np.int64(3), "all"])
