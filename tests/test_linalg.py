@@ -159,6 +159,44 @@ def test_trace_and_its_standard_error():
     assert estimate.num_samples == 400
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_scales_whose_squares_leave_single_precision(scale):
+    matrix = symmetric(9, 12)
+    exact = np.linalg.eigvalsh(np.asarray(matrix, np.float64))[::-1][:3]
+    top = linalg.top_eigenpairs(
+        matrix_operator(matrix * scale),
+        num=3,
+        key=new_key(),
+        num_iterations=12,
+        start=jnp.full(12, scale),
+    )
+    assert np.all(top.converged)
+    np.testing.assert_allclose(
+        top.values / scale, exact, atol=40 * np.finfo(np.float32).eps
+    )
+
+
+def test_half_precision_operators():
+    matrix = jnp.diag(jnp.array([4.0, -2.0, 1.0], jnp.bfloat16))
+    top = linalg.top_eigenpairs(matrix_operator(matrix), num=2, key=new_key())
+    # What the products round: a few eps of the largest eigenvalue.
+    atol = 4 * 4 * float(jnp.finfo(jnp.bfloat16).eps)
+    np.testing.assert_allclose(top.values, [4, 1], atol=atol)
+    assert top.vectors.dtype == jnp.bfloat16
+    estimate = linalg.trace(matrix_operator(matrix), key=new_key(), num_samples=3)
+    assert (float(estimate.value), estimate.value.dtype) == (3.0, jnp.float32)
+
+
+def test_numpy_arrays_in_an_operator():
+    matrix = np.diag(np.float32([3.0, -5.0, 1.0]))
+    operator = linalg.function_operator(
+        jnp.matmul, matrix, structure=np.zeros(3, np.float32)
+    )
+    value = linalg.top_eigenpairs(operator, key=new_key()).values[0]
+    np.testing.assert_allclose(value, 3, rtol=1e-5)
+    assert float(linalg.trace(operator, key=new_key()).value) == -1
+
+
 def test_a_non_finite_operator_never_converges():
     top = linalg.top_eigenpairs(
         matrix_operator(jnp.full((5, 5), jnp.nan)), key=new_key()
@@ -171,7 +209,10 @@ def test_a_non_finite_operator_never_converges():
     ("options", "message"),
     [
         ({"num": 10}, "`num` must be between 1 and the operator's dimension 9"),
+        ({"num": 0}, "`num` must be an integer of at least 1, but was 0"),
+        ({"num": 1.5}, "`num` must be an integer of at least 1, but was 1.5"),
         ({"num_iterations": 10}, "`num_iterations` must be between"),
+        ({"num_iterations": 2.5}, "`num_iterations` must be an integer"),
         ({"start": jnp.zeros(4)}, "`start` must have shape"),
     ],
 )
@@ -185,8 +226,17 @@ def test_bad_operators_and_vectors(user_land):
     wide = lx.MatrixLinearOperator(jnp.ones((2, 3)))
     with pytest.raises(ValueError, match="must map a space to itself"):
         linalg.trace(wide, key=new_key())
-    with pytest.raises(ValueError, match="`num_samples` must be at least 2"):
-        linalg.trace(matrix_operator(symmetric(8, 9)), key=new_key(), num_samples=1)
+    for num_samples in (1, 2.5, True):
+        with pytest.raises(
+            ValueError, match="`num_samples` must be an integer of at l"
+        ):
+            linalg.trace(
+                matrix_operator(symmetric(8, 9)), key=new_key(), num_samples=num_samples
+            )
+    with pytest.raises(ValueError, match=r"`operator` must be a lineax.*MatrixLinear"):
+        linalg.trace(jnp.eye(3), key=new_key())
+    with pytest.raises(ValueError, match=r"`operator` must act on real.*complex64"):
+        linalg.top_eigenpairs(matrix_operator(jnp.eye(3) * 1j), key=new_key())
     operator = linalg.function_operator(
         block_product, symmetric(0, 7), structure=BLOCKS
     )
@@ -194,3 +244,20 @@ def test_bad_operators_and_vectors(user_land):
         operator.mv(jnp.zeros(7))
     with pytest.raises(ValueError, match=r"`vector\['b'\]` must have shape \(2, 2\)"):
         operator.mv({"a": jnp.zeros(3), "b": jnp.zeros(4)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"start": jnp.ones((3, 1))}, r"`start` must be .*vector.*shape \(3, 1\)"),
+        ({"start": jnp.ones(3, int)}, "`start` must be a floating.*dtype int32"),
+        ({"num_iterations": 4}, "`num_iterations` must be at most .*3, but was 4"),
+        ({"num_iterations": 0}, "`num_iterations` must be an integer of at least 1"),
+        ({"product": jnp.sum}, r"`product` must return .*\(3,\), but.*shape \(\)"),
+    ],
+)
+def test_bad_input_to_lanczos(user_land, changes, message):
+    options = {"product": jnp.sin, "start": jnp.ones(3), "num_iterations": 2} | changes
+    product, start = options.pop("product"), options.pop("start")
+    with pytest.raises(ValueError, match=message):
+        linalg.lanczos(product, start, key=new_key(), **options)

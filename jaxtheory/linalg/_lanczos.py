@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxtheory._types import KeyArray
+from jaxtheory.batching import check_count
 from jaxtheory.linalg._operator import (
     check_vector,
     dimension,
@@ -78,16 +79,23 @@ def lanczos(
     Returns:
         The tridiagonal matrix and the basis.
 
+    Raises:
+        ValueError: `start` is not a floating-point vector, `num_iterations` is not
+            between 1 and ``p``, or `product` returns another shape.
+
     Memory:
         ``m p`` numbers; ``4 m^2 p`` operations beside the products.
 
     References:
         Lanczos (1950); Golub & Van Loan, Matrix Computations, section 10.3.
     """
+    start = jnp.asarray(start)
+    num_iterations = _check_lanczos(start, num_iterations)
     (p,), dtype = start.shape, start.dtype
     restarts = jax.random.normal(key, (p,), dtype)
     zeros = jnp.zeros(num_iterations, dtype)
     basis = jnp.zeros((num_iterations, p), dtype)
+    start = start / jnp.max(jnp.abs(start))  # any length: its square may not exist
     unit = start / jnp.linalg.norm(start)
     carry = (basis, zeros, zeros, unit, jnp.zeros((), dtype))
     step = functools.partial(_lanczos_step, product, restarts)
@@ -102,9 +110,14 @@ def _lanczos_step(product, restarts, index, carry):
     basis, diagonal, off_diagonal, vector, scale = carry
     basis = basis.at[index].set(vector)
     image = product(vector)
+    if jnp.shape(image) != vector.shape:
+        raise ValueError(
+            f"`product` must return a vector like its argument, shape {vector.shape}, "
+            f"but returned shape {jnp.shape(image)}."
+        )
     alpha = _dot(vector, image)
     image = _orthogonalise(image, basis)
-    beta = jnp.linalg.norm(image)
+    beta = _norm(image)
     scale = jnp.maximum(scale, jnp.maximum(jnp.abs(alpha), beta))
     exhausted = beta <= 10 * jnp.finfo(vector.dtype).eps * scale
 
@@ -117,6 +130,29 @@ def _lanczos_step(product, restarts, index, carry):
     beta = jnp.where(exhausted, 0.0, beta).astype(vector.dtype)
     diagonal = diagonal.at[index].set(alpha)
     return basis, diagonal, off_diagonal.at[index].set(beta), vector, scale
+
+
+def _check_lanczos(start, num_iterations):
+    """Raise unless Lanczos can start; the number of iterations as an int."""
+    if start.ndim != 1 or not jnp.issubdtype(start.dtype, jnp.floating):
+        raise ValueError(
+            "`start` must be a floating-point vector [p], but has shape "
+            f"{start.shape} and dtype {start.dtype}."
+        )
+    num_iterations = check_count(num_iterations=num_iterations)
+    if num_iterations > start.size:
+        raise ValueError(
+            "`num_iterations` must be at most the length of `start`, "
+            f"{start.size}, but was {num_iterations}."
+        )
+    return num_iterations
+
+
+def _norm(vector):
+    """Euclidean norm, scaled first: in float32 squares vanish below 1e-19."""
+    largest = jnp.max(jnp.abs(vector))
+    scale = jnp.where(largest > 0, largest, 1)
+    return scale * jnp.linalg.norm(vector / scale)
 
 
 def _orthogonalise(vector, basis):
@@ -173,12 +209,14 @@ def top_eigenpairs(
         Saad, Numerical Methods for Large Eigenvalue Problems, chapter 6.
     """
     p = dimension(operator)
-    if not 1 <= num <= p:
+    num = check_count(num=num)
+    if num > p:
         raise ValueError(
             f"`num` must be between 1 and the operator's dimension {p}, but was {num}."
         )
     if num_iterations is None:
         num_iterations = min(p, 4 * num + 40)
+    num_iterations = check_count(num_iterations=num_iterations)
     if not num <= num_iterations <= p:
         raise ValueError(
             f"`num_iterations` must be between `num` ({num}) and the operator's "
@@ -196,21 +234,24 @@ def _top_eigenpairs(arrays, start, key, tolerance, rest, num, num_iterations):
     structure = operator.in_structure()
     template = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), structure)
     flat, unravel = ravel_pytree(template)
-    product = lambda vector: ravel_pytree(operator.mv(unravel(vector)))[0]
+    # The eigensolver knows no half precision: only the products are taken in it.
+    dtype = jnp.promote_types(flat.dtype, jnp.float32)
+    back = lambda vector: unravel(vector.astype(flat.dtype))
+    product = lambda vector: ravel_pytree(operator.mv(back(vector)))[0].astype(dtype)
     start_key, restart_key = jax.random.split(key)
     if start is None:
-        first = jax.random.normal(start_key, flat.shape, flat.dtype)
+        first = jax.random.normal(start_key, flat.shape, dtype)
     else:
-        first = ravel_pytree(start)[0].astype(flat.dtype)
+        first = ravel_pytree(start)[0].astype(dtype)
     krylov = lanczos(product, first, num_iterations=num_iterations, key=restart_key)
     matrix = _dense(krylov.diagonal, krylov.off_diagonal)
     ritz_values, ritz = jnp.linalg.eigh(matrix)
     values, coordinates = ritz_values[::-1][:num], ritz[:, ::-1][:, :num].T
     vectors = _dot(coordinates, krylov.basis)
     images = jax.lax.map(product, vectors)
-    residuals = jnp.linalg.norm(images - values[:, None] * vectors, axis=1)
+    residuals = jax.vmap(_norm)(images - values[:, None] * vectors)
     converged = residuals <= tolerance * jnp.max(jnp.abs(ritz_values))
-    return Eigenpairs(values, jax.vmap(unravel)(vectors), residuals, converged)
+    return Eigenpairs(values, jax.vmap(back)(vectors), residuals, converged)
 
 
 def _dense(diagonal, off_diagonal):

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import PyTree
 
 
@@ -109,9 +110,21 @@ def dimension(operator: lx.AbstractLinearOperator) -> int:
         The dimension ``p``.
 
     Raises:
-        ValueError: Input and output structures differ.
+        ValueError: It is no operator, acts on complex numbers, or its input and output
+            structures differ.
     """
+    if not isinstance(operator, lx.AbstractLinearOperator):
+        raise ValueError(
+            "`operator` must be a lineax operator, but is a "
+            f"{type(operator).__name__}. Wrap a matrix in "
+            "`lineax.MatrixLinearOperator`, a product in `function_operator`."
+        )
     inside, outside = operator.in_structure(), operator.out_structure()
+    for leaf in jax.tree.leaves((inside, outside)):
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise ValueError(
+                f"`operator` must act on real numbers, but has dtype {leaf.dtype}."
+            )
     shapes = lambda tree: jax.tree.map(lambda s: s.shape, tree)
     if shapes(inside) != shapes(outside):
         raise ValueError(
@@ -131,7 +144,10 @@ def split_operator(operator: lx.AbstractLinearOperator) -> tuple[list, Any]:
         ``(arrays, rest)`` for `join_operator`.
     """
     leaves, treedef = jax.tree.flatten(operator)
-    is_array = [isinstance(leaf, jax.Array) or jnp.isscalar(leaf) for leaf in leaves]
+    is_array = [
+        isinstance(leaf, jax.Array | np.ndarray) or jnp.isscalar(leaf)
+        for leaf in leaves
+    ]
     arrays = [leaf for leaf, yes in zip(leaves, is_array, strict=True) if yes]
     others = tuple(
         None if yes else leaf for leaf, yes in zip(leaves, is_array, strict=True)

@@ -8,6 +8,7 @@ import lineax as lx
 from matfree import stochtrace
 
 from jaxtheory._types import Estimate, KeyArray
+from jaxtheory.batching import check_count
 from jaxtheory.linalg._operator import dimension, join_operator, split_operator
 
 
@@ -46,11 +47,7 @@ def trace(
         Hutchinson (1989); Epperly, Tropp & Webber, arXiv:2301.07825, section 1.
     """
     dimension(operator)
-    if num_samples < 2:
-        raise ValueError(
-            "`num_samples` must be at least 2 for a standard error, but was "
-            f"{num_samples}."
-        )
+    num_samples = check_count(at_least=2, num_samples=num_samples)
     arrays, rest = split_operator(operator)
     return _trace(arrays, key, rest, num_samples)
 
@@ -61,13 +58,18 @@ def _trace(arrays, key, rest, num_samples):
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), operator.in_structure())
     draw = stochtrace.sampler_signs(zeros, num=1)
     integrand = stochtrace.monte_carlo_trace()
+    product = lambda probe: jax.tree.map(_at_least_single, operator.mv(probe))
 
     # One probe at a time: matfree's own estimator maps over all of them at once, which
     # for a network multiplies the memory of a Hessian product by their number.
     def sample(index):
         probe = jax.tree.map(lambda z: z[0], draw(jax.random.fold_in(key, index)))
-        return integrand(operator.mv, probe)
+        return integrand(product, probe)
 
     samples = jax.lax.map(sample, jnp.arange(num_samples))
     error = jnp.std(samples, ddof=1) / jnp.sqrt(num_samples)
     return Estimate(jnp.mean(samples), error, num_samples)
+
+
+def _at_least_single(array):
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
