@@ -449,17 +449,20 @@ def test_separation_that_is_not_finite():
 # --- path
 
 
-def path(*, ratio=0.99, own=2.9, flipped=2.0, ou=2.1):
-    dimension = lambda value: {"ph_dimension": value, "ph_standard_error": 0.1}
+def path(*, ratio=0.99, own=2.9, flipped=2.0, ou=2.1, spread=0.1):
+    null = lambda mean: {"ph_dimension": mean, "ph_standard_deviation": spread}
     return {
         "num_points": 2_000,
         "too_few": False,
         "path_length": 12.5,
         "e_1": 12.5 * ratio,
         "e_1_over_path_length": ratio,
-        "path": dimension(own),
-        "sign_flipped": dimension(flipped),
-        "ou": dimension(ou),
+        "ph_dimension": own,
+        "sign_flipped": null(flipped),
+        "ou": null(ou),
+        "plane": [[0.0, 0.0], [2.0, 0.1], [3.0, 0.0]],
+        "plane_steps": [0, 1000, 2000],
+        "plane_share": [0.95, 0.02],
     }
 
 
@@ -475,19 +478,46 @@ def test_path_length(ratio, expected):
     assert re.search(expected, first.text), first.text
 
 
-# Three standard errors of a difference are 3 * .1 * sqrt(2) = .42.
+# Three standard deviations of single draws are .3.
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, "is 2.90 ± 0.10; .* 2.00, .* 2.10: the path differs from both"),
-        ({"own": 2.3}, "is 2.30 ± 0.10; .* 2.10: not told apart"),
-        ({"flipped": 2.8}, "would be 2.80, .* 2.10: not told apart"),
+        ({}, "is 2.90; .* 2.00 ± 0.10 .* 2.10 ± 0.10 .*: the path differs from both"),
+        ({"own": 1.7}, "is 1.70; .*: not told apart"),
+        ({"own": 2.35}, "is 2.35; .*: not told apart"),
+        ({"own": 1.65}, "is 1.65; .*: the path differs from both"),
+        ({"flipped": 2.8}, "2.80 ± 0.10 .*: not told apart"),
+        ({"spread": 0.4}, "± 0.40 .*: not told apart"),
     ],
 )
 def test_path_dimension_beside_its_nulls(changes, expected):
     _, second = PATH.findings(path(**changes))
     assert re.search(expected, second.text), second.text
     assert second.verdict == "measured"
+
+
+def test_path_beside_a_random_walk():
+    drawn = svg(PATH, path())
+    assert "95.0 % of variance (random walk 60.8 %)" in drawn
+    assert "2.0 % (random walk 15.2 %)" in drawn
+
+
+@pytest.mark.parametrize("name", ["own", "ou", "spread"])
+@pytest.mark.parametrize("value", [NAN, float("inf")])
+def test_path_without_a_dimension(name, value):
+    numbers = path(**{name: value})
+    first, second = PATH.findings(numbers)
+    assert "how far training" in first.text
+    assert "nothing to judge" in second.text
+    assert not re.search(r"\b(nan|inf)\b", str(PATH.rows(numbers)))
+
+
+def test_path_of_no_length():
+    numbers = path(ratio=NAN, own=NAN) | {"path_length": 0.0}
+    numbers["plane_share"] = [NAN, NAN]
+    assert lacks(PATH, numbers)
+    assert PATH.rows(numbers)[0] == ("path length", "0", "E₁ / length not finite")
+    assert "no path to draw" in svg(PATH, numbers)
 
 
 def test_path_of_too_few_points():

@@ -1,13 +1,26 @@
 """The training path: its length, its tree, its dimension, beside two nulls."""
 
+from math import isfinite
+
 import jax
 import numpy as np
 
 from jaxtheory import dynamics
-from jaxtheory.portrait._section import Finding, Row, Section, always, nothing
-from jaxtheory.portrait._style import ACCENT, compact, only
+from jaxtheory.portrait._section import (
+    Finding,
+    Row,
+    Section,
+    always,
+    lacking,
+    nothing,
+)
+from jaxtheory.portrait._style import ACCENT, compact, only, percent
 
 _DRAWN = 400
+_NULLS = 20
+# Shares of variance that the two main directions of a random walk hold when it has many
+# dimensions, 6 / (pi k)^2 (arXiv:1806.08805).
+_WALK = [6 / (np.pi * k) ** 2 for k in (1, 2)]
 _SKETCH = dynamics.sketch(dim=1024)
 
 
@@ -24,33 +37,34 @@ def read(plan, history):
     if len(points) < 2:
         return {"num_points": len(points), "too_few": True}
     result = dynamics.path_topology(
-        points, step_lengths=lengths[:-1], key=jax.random.fold_in(plan.key, 2**30 + 1)
+        points,
+        step_lengths=lengths[:-1],
+        num_nulls=_NULLS,
+        key=jax.random.fold_in(plan.key, 2**30 + 1),
     )
     centred = points - points.mean(axis=0)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
     shown = np.unique(np.linspace(0, len(points) - 1, _DRAWN).astype(int))
-    share = singular[:2] ** 2 / np.sum(singular**2)
+    variance = np.sum(singular**2)
+    share = singular[:2] ** 2 / (variance if variance > 0 else np.nan)
     return {
         "num_points": len(points),
         "too_few": bool(result.too_few),
         "path_length": float(result.path_length),
         "e_1": float(result.e_1),
         "e_1_over_path_length": float(result.e_1_over_path_length),
-        "path": _dimension(result),
-        "sign_flipped": _dimension(result.null_sign_flipped),
-        "ou": _dimension(result.null_ou),
+        "ph_dimension": float(result.ph_dimension),
+        "ph_standard_error": float(result.ph_standard_error),
+        "sign_flipped": _null(result.null_sign_flipped),
+        "ou": _null(result.null_ou),
         "plane": [only(row) for row in centred[shown] @ directions[:2].T],
         "plane_steps": [int(step) for step in shown],
         "plane_share": only(share),
     }
 
 
-def _dimension(result):
-    return {
-        "ph_dimension": float(result.ph_dimension),
-        "ph_standard_error": float(result.ph_standard_error),
-        "e_1_over_path_length": float(result.e_1_over_path_length),
-    }
+def _null(null):
+    return {name: float(value) for name, value in null._asdict().items()}
 
 
 def draw(numbers, ax):
@@ -58,14 +72,18 @@ def draw(numbers, ax):
     if "plane" not in numbers:
         ax.text(0.5, 0.5, "too few points", transform=ax.transAxes, ha="center")
         return
+    first, second = numbers["plane_share"]
+    if not (isfinite(first) and isfinite(second)):
+        ax.text(0.5, 0.5, "no path to draw", transform=ax.transAxes, ha="center")
+        return
     x, y = np.asarray(numbers["plane"]).T
     ax.plot(x, y, color="#cccccc", lw=0.8)
     ax.scatter(x, y, c=numbers["plane_steps"], cmap="viridis_r", s=7, zorder=2)
     ax.plot(x[0], y[0], "o", mfc="white", mec=ACCENT, ms=8, label="start")
     ax.plot(x[-1], y[-1], "*", color=ACCENT, ms=12, label="end")
-    first, second = (100 * share for share in numbers["plane_share"])
-    ax.set_xlabel(f"direction 1 ({first:.0f} % of the variance)")
-    ax.set_ylabel(f"direction 2 ({second:.0f} %)")
+    walk = [percent(share) for share in _WALK]
+    ax.set_xlabel(f"direction 1: {percent(first)} of variance (random walk {walk[0]})")
+    ax.set_ylabel(f"direction 2: {percent(second)} (random walk {walk[1]})")
     ax.legend()
 
 
@@ -75,8 +93,10 @@ def findings(numbers):
         text = f"The path has {numbers['num_points']:,} points: too few for a dimension"
         return [Finding(text + " (500 are needed).", "measured")]
     ratio = numbers["e_1_over_path_length"]
+    if not (isfinite(ratio) and isfinite(numbers["e_1"])):
+        return [lacking("the path has length 0, or one that is not finite")]
     same = ratio > 0.95
-    first = Finding(
+    length = Finding(
         f"The spanning tree of the {numbers['num_points']:,} iterates has length "
         f"E₁ = {compact(numbers['e_1'])}, {ratio:.3f} of the length of the path: "
         + (
@@ -86,20 +106,27 @@ def findings(numbers):
         ),
         "measured",
     )
-    own = numbers["path"]
-    value, error = own["ph_dimension"], own["ph_standard_error"]
-    nulls = [numbers["sign_flipped"], numbers["ou"]]
-    # Estimated errors are optimistic (subsets overlap), so three of them.
-    apart = all(
-        abs(value - null["ph_dimension"])
-        > 3 * np.hypot(error, null["ph_standard_error"])
-        for null in nulls
-    )
-    second = Finding(
-        f"Its persistent-homology dimension is {value:.2f} ± {error:.2f}; with "
-        f"randomly flipped increments it would be {nulls[0]['ph_dimension']:.2f}, for "
-        "an Ornstein-Uhlenbeck process of the same autocorrelation "
-        f"{nulls[1]['ph_dimension']:.2f}: "
+    return [length, _dimension(numbers)]
+
+
+def _dimension(numbers):
+    """Whether the dimension lies outside the draws of both nulls."""
+    value = numbers["ph_dimension"]
+    (flipped, flipped_spread), (ou, ou_spread) = nulls = [
+        (numbers[name]["ph_dimension"], numbers[name]["ph_standard_deviation"])
+        for name in ("sign_flipped", "ou")
+    ]
+    if not all(map(isfinite, (value, flipped, flipped_spread, ou, ou_spread))):
+        return lacking("the dimension of the path or of its nulls is not finite")
+    # The path is one draw itself: what counts is how far single draws of a null spread,
+    # not the error of their mean, nor that of the subsets of one path.
+    apart = all(abs(value - mean) > 3 * spread for mean, spread in nulls)
+    return Finding(
+        f"Its persistent-homology dimension is {value:.2f}; over {_NULLS} draws (mean "
+        "± standard deviation) it would be "
+        f"{flipped:.2f} ± {flipped_spread:.2f} with randomly flipped increments and "
+        f"{ou:.2f} ± {ou_spread:.2f} for an Ornstein-Uhlenbeck process of the same "
+        "autocorrelation: "
         + (
             "the path differs from both."
             if apart
@@ -107,21 +134,20 @@ def findings(numbers):
         ),
         "measured",
     )
-    return [first, second]
 
 
 def rows(numbers):
     """Length and dimension."""
     if numbers["too_few"]:
         return [Row("path", "too few points", "500 needed")]
-    nulls = [numbers[name]["ph_dimension"] for name in ("sign_flipped", "ou")]
-    ratio = numbers["e_1_over_path_length"]
+    nulls = [compact(numbers[name]["ph_dimension"]) for name in ("sign_flipped", "ou")]
+    ratio = compact(numbers["e_1_over_path_length"])
     return [
-        Row("path length", compact(numbers["path_length"]), f"E₁ / length {ratio:.3f}"),
+        Row("path length", compact(numbers["path_length"]), f"E₁ / length {ratio}"),
         Row(
             "persistent-homology dimension",
-            f"{numbers['path']['ph_dimension']:.2f}",
-            f"nulls {nulls[0]:.2f}, {nulls[1]:.2f}",
+            compact(numbers["ph_dimension"]),
+            f"nulls {', '.join(nulls)}",
         ),
     ]
 
