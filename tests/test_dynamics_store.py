@@ -253,11 +253,21 @@ def test_a_missing_chunk_is_named(folder):
         train(folder, resume=True)
 
 
-def test_a_file_of_another_run_is_named(folder):
-    first = (folder / "chunk-0000000000.safetensors").read_bytes()
-    (folder / "chunk-0000000004.safetensors").write_bytes(first)
-    with pytest.raises(ValueError, match="trace/loss"):
+@pytest.mark.parametrize(
+    ("name", "source", "message"),
+    [
+        ("chunk-0000000004", "chunk-0000000002", "of step 2"),
+        ("state", "chunk-0000000002", "'step'"),
+        ("diverged", "state", "'trace/loss'"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(name, source, message, folder):
+    other = (folder / f"{source}.safetensors").read_bytes()
+    (folder / f"{name}.safetensors").write_bytes(other)
+    with pytest.raises(ValueError, match=rf"{name}\.safetensors.*{message}"):
         train(folder, resume=True)
+    with pytest.raises(ValueError, match=rf"{name}\.safetensors.*{message}"):
+        dynamics.load(folder)
 
 
 def test_another_format_is_told(folder):
@@ -265,6 +275,52 @@ def test_another_format_is_told(folder):
     (folder / "run.json").write_text(text.replace('"schema": 1', '"schema": 0'))
     with pytest.raises(ValueError, match="has format 0"):
         train(folder, resume=True)
+    with pytest.raises(ValueError, match="has format 0"):
+        dynamics.load(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["null", "[]", "{}", '{"schema": 1}', '{"schema": 1, "settings": {}}']
+)
+def test_a_description_of_something_else_is_named(text, folder):
+    (folder / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=r"run.json.* damaged"):
+        train(folder, resume=True)
+    with pytest.raises(ValueError, match=r"run.json.* damaged"):
+        dynamics.load(folder)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("missing", ["run.json", "state.safetensors"])
+def test_a_run_that_lost_a_file_is_not_begun_anew(missing, resume, folder):
+    (folder / missing).unlink()
+    before = contents(folder)
+    with pytest.raises(ValueError, match=f"`store` .*{missing if resume else 'run'}"):
+        train(folder, resume=resume)
+    with pytest.raises(ValueError, match=f"{missing}.* missing"):
+        dynamics.load(folder)
+    assert contents(folder) == before
+
+
+def test_what_is_not_of_the_run_is_left_alone(folder):
+    (folder / "thesis.tmp").write_text("mine")
+    train(folder, num_steps=10, resume=True)
+    assert (folder / "thesis.tmp").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for store in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=r"`store` .*can be written.*file"):
+            train(store)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_load_of_a_run_that_was_stopped_before_its_first_record(folder):
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"stopped before.*`train\(resume=True\)`"):
+        dynamics.load(folder)
 
 
 def test_fewer_steps_than_recorded(folder):
@@ -371,6 +427,7 @@ def test_a_sharded_run_resumes_to_the_bit_and_on_its_devices(tmp_path, eight_dev
     ("record", "message"),
     [
         ({"a/b": lambda s: s.step, "a": lambda s: {"b": s.step}}, "path of its own"),
+        ({"a/b": lambda s: s.step, "a": lambda s: s.step}, "one is above another"),
         ({"a": lambda s: s.params.astype(jnp.float8_e5m2)}, "dtype float8_e5m2"),
     ],
 )

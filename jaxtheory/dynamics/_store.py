@@ -15,7 +15,7 @@ absent. Arrays are named by their key paths joined with ``/``.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ _SCHEMA = 1
 _RUN = "run.json"
 _STATE = "state.safetensors"
 _DIVERGED = "diverged.safetensors"
+_WRITTEN = (_STATE, _DIVERGED, "chunk-*.safetensors")
 _DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
 _DTYPES += ("uint64", "float16", "bfloat16", "float32", "float64", "complex64")
 
@@ -76,22 +77,30 @@ def begin(
 
     Raises:
         ValueError: The folder holds a run and `resume` is False; it holds another run;
-            a file is missing or damaged; an array has a dtype that cannot be stored.
+            it cannot be written; a file is missing or damaged; an array has a dtype
+            that cannot be stored.
     """
     folder = Path(store)
     _check_storable(shapes)
     identity = _identity(settings, inputs, shapes)
-    if not (folder / _RUN).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / _RUN, lambda path: path.write_text(json.dumps(identity)))
-        return []
+    try:
+        if not (folder / _RUN).exists():
+            _check_free(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            _replace(folder / _RUN, lambda path: path.write_text(json.dumps(identity)))
+            return []
+    except OSError as error:
+        raise ValueError(
+            f"`store` must be a folder that can be written, but {str(folder)!r} is not "
+            f"({error}). Pass another folder."
+        ) from error
     if not resume:
         raise ValueError(
             f"`store` must be a folder without a run, but {str(folder)!r} holds one. "
             "Continue it with `resume=True`, or pass another folder."
         )
     _check_same(folder, _read_identity(folder), identity)
-    for leftover in folder.glob("*.tmp"):
+    for leftover in _matching(folder, [f"{name}.tmp" for name in _WRITTEN]):
         leftover.unlink()
     return _read_run(folder, identity["settings"], shapes)
 
@@ -148,14 +157,20 @@ def load(store: str | os.PathLike) -> History:
     """
     folder = Path(store)
     settings = _read_identity(folder)["settings"]
-    last_step = int(_read(folder / _STATE)["step"])
+    if not _has_begun(folder, settings["first_step"]):
+        raise ValueError(
+            f"`store` must hold a run with a record, but the one in {str(folder)!r} "
+            "was stopped before its first. Continue it with `train(resume=True)`."
+        )
+    last_step = int(_get(_read(folder / _STATE), "step", folder / _STATE))
     steps = range(settings["first_step"], last_step + 1, settings["record_every"])
-    files = [_read(folder / _chunk_name(step)) for step in steps]
+    files = [_read(folder / _chunk_name(step), step) for step in steps]
     records = _nest("records", files, np.stack)
     diverged_at = None
     if (folder / _DIVERGED).exists():
         files.append(_read(folder / _DIVERGED))
-        diverged_at = last_step + len(files[-1]["trace/loss"]) - 1
+        num_rows = len(_get(files[-1], "trace/loss", folder / _DIVERGED))
+        diverged_at = last_step + num_rows - 1
     trace = _nest("trace", files[1:], np.concatenate)
     return History(None, np.array(steps), records, trace, diverged_at)  # pyright: ignore[reportArgumentType]
 
@@ -176,7 +191,7 @@ def _nest(prefix, files, join):
 
 def _read_run(folder, settings, shapes):
     """All chunks up to the latest state, checked against the shapes expected."""
-    if not (folder / _STATE).exists():
+    if not _has_begun(folder, settings["first_step"]):
         return []
     state = _read_state(folder / _STATE, shapes.state)
     first_step, every = settings["first_step"], settings["record_every"]
@@ -184,12 +199,12 @@ def _read_run(folder, settings, shapes):
     for step in range(first_step, int(state.step) + 1, every):
         path = folder / _chunk_name(step)
         trace = None if step == first_step else shapes.trace
-        content = _restore(path, {"records": shapes.records, "trace": trace})
+        content = _restore(path, {"records": shapes.records, "trace": trace}, step)
         chunks.append(Chunk(step, None, content["records"], content["trace"]))
     chunks[-1] = chunks[-1]._replace(state=state)
     if (folder / _DIVERGED).exists():
         tensors = _read(folder / _DIVERGED)
-        num_rows = len(tensors["trace/loss"])
+        num_rows = len(_get(tensors, "trace/loss", folder / _DIVERGED))
         rows = jax.tree.map(
             lambda s: jax.ShapeDtypeStruct((num_rows, *s.shape[1:]), s.dtype),
             shapes.trace,
@@ -235,11 +250,6 @@ def _fingerprint(tree: PyTree) -> str:
 
 def _check_same(folder, there, here):
     """Raise, saying what differs, unless two identities are the same."""
-    if there["schema"] != here["schema"]:
-        raise ValueError(
-            f"`store` {str(folder)!r} has format {there['schema']}, but this version "
-            f"reads and writes format {here['schema']}. Pass another folder."
-        )
     differences = [
         f"{name} ({there[part].get(name)} there, {here[part].get(name)} here)"
         for part in ("settings", "shapes")
@@ -263,10 +273,11 @@ def _check_storable(shapes: Chunk) -> None:
     """Raise unless every array has a name of its own and a type that files can hold."""
     for tree in (shapes.records, shapes.trace, shapes.state):
         flat = _flatten(tree)
-        if len(flat) != len(jax.tree.leaves(tree)):
+        above = {name[:i] for name in flat for i, c in enumerate(name) if c == "/"}
+        if len(flat) != len(jax.tree.leaves(tree)) or above & flat.keys():
             raise ValueError(
-                "`store` needs a path of its own for each array, but two are the same "
-                f"when joined with '/': {sorted(flat)}. Rename one."
+                "`store` needs a path of its own for each array, but joined with '/' "
+                f"two are the same or one is above another: {sorted(flat)}. Rename one."
             )
         for name, leaf in flat.items():
             dtype = _host_shape(leaf).dtype
@@ -324,9 +335,9 @@ def _replace(path, write):
     os.replace(temporary, path)
 
 
-def _restore(path: Path, template: PyTree) -> PyTree:
+def _restore(path: Path, template: PyTree, step: int | None = None) -> PyTree:
     """The arrays in a file, in the structure, shapes and types of `template`."""
-    tensors = _read(path)
+    tensors = _read(path, step)
     for name, leaf in _flatten(template).items():
         expected = _describe(_host_shape(leaf))
         actual = _describe(tensors[name]) if name in tensors else "nothing"
@@ -339,20 +350,72 @@ def _restore(path: Path, template: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """All arrays in a safetensors file."""
+def _read(path: Path, step: int | None = None) -> dict[str, np.ndarray]:
+    """All arrays in a safetensors file, which must be of `step` if that is given."""
     try:
         with safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
+    held = json.loads(metadata.get("jaxtheory", "{}")).get("step")
+    if step not in (None, held):
+        raise _damaged(path, f"it is of step {held}")
+    return tensors
+
+
+def _get(tensors, name, path):
+    """One array of a file, or an error that names the file."""
+    if name not in tensors:
+        raise _damaged(path, f"it holds no {name!r}")
+    return tensors[name]
 
 
 def _read_identity(folder: Path) -> dict[str, Any]:
+    """What `run.json` says, checked to be of this format."""
+    path = folder / _RUN
     try:
-        return json.loads((folder / _RUN).read_text())
+        identity = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise _damaged(folder / _RUN, error) from error
+        raise _damaged(path, error) from error
+    if not isinstance(identity, dict) or "schema" not in identity:
+        raise _damaged(path, "it describes no run")
+    if identity["schema"] != _SCHEMA:
+        raise ValueError(
+            f"`store` {str(folder)!r} has format {identity['schema']!r}, but this "
+            f"version reads and writes format {_SCHEMA}. Pass another folder."
+        )
+    parts = ("settings", "shapes", "inputs")
+    whole = all(isinstance(identity.get(part), dict) for part in parts)
+    if not whole or not {"first_step", "record_every"} <= identity["settings"].keys():
+        raise _damaged(path, "it does not describe its run")
+    return identity
+
+
+def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    """Files in a folder that match one of the patterns."""
+    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+
+
+def _check_free(folder: Path) -> None:
+    """Raise if a folder without `run.json` holds files that a run would overwrite."""
+    for path in _matching(folder, _WRITTEN):
+        raise ValueError(
+            f"`store` must be a folder without files of a run, but {str(folder)!r} "
+            f"holds {path.name!r} and no {_RUN!r}, which would say of what run. Put "
+            "that back from a copy, or pass another folder; nothing was touched."
+        )
+
+
+def _has_begun(folder: Path, first_step: int) -> bool:
+    """Whether a state was written; raise if one must have been and is gone."""
+    if (folder / _STATE).exists():
+        return True
+    # The first chunk is the only file that is ever written before a state.
+    for path in _matching(folder, _WRITTEN):
+        if path.name != _chunk_name(first_step):
+            raise _damaged(folder / _STATE, f"while {path.name!r} is there")
+    return False
 
 
 def _damaged(path, error):
