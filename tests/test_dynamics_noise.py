@@ -113,6 +113,11 @@ def test_stationary_points_and_bad_gradients_show():
     assert float(at_minimum.gradient_norm_squared) == 0
     assert float(at_minimum.covariance_trace) == 2
     assert np.isinf(at_minimum.noise_scale)
+    # No gradient at all leaves nothing to divide.
+    interpolated = dynamics.noise_scale(linear, first, jnp.zeros(1), 0 * x, x[:, 0])
+    assert float(interpolated.gradient_norm_squared) == 0
+    assert float(interpolated.covariance_trace) == 0
+    assert np.isnan(interpolated.noise_scale)
     broken = dynamics.noise_scale(
         linear, first, jnp.zeros(1), x.at[0].set(jnp.nan), x[:, 0]
     )

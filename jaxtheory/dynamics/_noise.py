@@ -82,7 +82,7 @@ def noise_scale(
 
     Returns:
         The noise scale, ``|G|^2`` and ``tr Sigma``. Where the mean gradient is zero the
-        noise scale is infinite; where every example's is zero too (or below 1e-23 in
+        noise scale is infinite; where every example's is zero too (or below 1e-19 in
         float32, whose square is zero) it is NaN, because ``0 / 0`` is undefined. A
         gradient that is not finite makes all three NaN.
 
