@@ -150,6 +150,26 @@ def test_a_prior_that_saw_the_data_certifies_nothing():
     assert any(text.startswith("violated: the prior") for text in seen.assumptions)
 
 
+def test_a_model_that_saw_the_data_certifies_nothing():
+    """A look-up of the nearest stored example: no weights to pay for, no errors."""
+    rng = np.random.default_rng(1)
+    x, y = jnp.asarray(rng.normal(size=(N, D))), jnp.asarray(rng.integers(0, 2, N))
+
+    def look_up(params, inputs):
+        distances = jnp.sum((inputs[:, None] - x[None]) ** 2, axis=-1)
+        return jax.nn.one_hot(y[jnp.argmin(distances, axis=1)], 2) + 0 * params
+
+    prior = jnp.zeros(())
+    bound = gaussian_pac_bayes(
+        look_up, prior, prior, x, y, prior_seen_data=True, **settings()
+    )
+    # The labels are coins: the true risk is 1/2.
+    assert bound.value < 0.5
+    assert not bound.certificate
+    (ledger,) = [text for text in bound.assumptions if text.startswith("violated")]
+    assert "the model function (preprocessing, BatchNorm statistics)" in ledger
+
+
 def test_chunks_and_shards_change_nothing(eight_devices):
     params, prior, x, y = make_problem()
     whole = gaussian_pac_bayes(mlp, params, prior, x, y, **settings())
