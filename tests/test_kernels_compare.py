@@ -1,5 +1,8 @@
 """Kernel distance and alignment against float64 formulas and closed forms."""
 
+from functools import partial
+from itertools import permutations
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +19,7 @@ def distance(kernel1, kernel2):
     return 1 - np.sum(a * b) / np.sqrt(np.sum(a * a) * np.sum(b * b))
 
 
-def alignment(kernel, targets):
+def biased_alignment(kernel, targets):
     """The definition with explicit ``H`` and label kernel, in float64."""
     n = len(targets)
     h = np.eye(n) - 1 / n
@@ -25,19 +28,42 @@ def alignment(kernel, targets):
     return np.sum(a * b) / (np.linalg.norm(a) * np.linalg.norm(b))
 
 
-@pytest.fixture(scope="module")
-def features():
-    return jax.random.normal(jax.random.key(0), (20, 6))
+def unbiased_hsic(kernel1, kernel2):
+    """HSIC_1 as a sum over tuples of examples that are all different."""
+    n = len(kernel1)
+    pairs = np.mean([kernel1[t] * kernel2[t] for t in permutations(range(n), 2)])
+    threes = permutations(range(n), 3)
+    triples = np.mean([kernel1[i, j] * kernel2[i, k] for i, j, k in threes])
+    fours = permutations(range(n), 4)
+    quadruples = np.mean([kernel1[i, j] * kernel2[k, m] for i, j, k, m in fours])
+    return pairs - 2 * triples + quadruples
+
+
+def alignment(kernel, targets):
+    """The definition: a ratio of U-statistics, in float64."""
+    a = np.asarray(kernel, np.float64)
+    b = np.asarray(targets, np.float64) @ np.asarray(targets, np.float64).T
+    norms = unbiased_hsic(a, a) * unbiased_hsic(b, b)
+    return unbiased_hsic(a, b) / np.sqrt(norms)
+
+
+ORACLES = {"debiased": alignment, "biased": biased_alignment}
+
+
+@pytest.fixture(params=ORACLES)
+def estimator(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def kernel(features):
+def kernel():
+    features = jax.random.normal(jax.random.key(0), (10, 6))
     return features @ features.T
 
 
 @pytest.fixture(scope="module")
 def labels():
-    return jax.nn.one_hot(jnp.arange(20) % 3, 3)
+    return jax.nn.one_hot(jnp.arange(10) % 3, 3)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (5, 3), (3, 3, 2, 2)])
@@ -59,7 +85,7 @@ def test_distance_closed_forms():
 
 def test_close_kernels_keep_their_digits(kernel):
     # The definition in float32 would give multiples of 6e-8.
-    other = kernel * (1 + 1e-4 * jnp.sin(jnp.arange(20.0)))[:, None]
+    other = kernel * (1 + 1e-4 * jnp.sin(jnp.arange(10.0)))[:, None]
     expected = distance(kernel, other)
     assert expected < 1e-8
     found = kernels.kernel_distance(kernel, other)
@@ -69,82 +95,125 @@ def test_close_kernels_keep_their_digits(kernel):
 
 def test_distance_in_double_precision(x64, kernel):
     kernel = kernel.astype(jnp.float64)
-    other = kernel + jnp.eye(20)
+    other = kernel + jnp.eye(10)
     found = kernels.kernel_distance(kernel, other)
     np.testing.assert_allclose(found, distance(kernel, other), rtol=1e-13)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_scale_does_not_overflow(kernel, labels, scale):
-    found = kernels.kernel_distance(scale * kernel, jnp.eye(20))
-    expected = distance(kernel, np.eye(20))
+def test_scale_does_not_overflow(kernel, labels, estimator, scale):
+    found = kernels.kernel_distance(scale * kernel, jnp.eye(10))
+    expected = distance(kernel, np.eye(10))
     np.testing.assert_allclose(found, expected, rtol=10 * EPS)
-    found = kernels.centred_alignment(scale * kernel, labels)
-    np.testing.assert_allclose(found, alignment(kernel, labels), rtol=100 * EPS)
+    measure = partial(kernels.centred_alignment, estimator=estimator)
+    expected = ORACLES[estimator](kernel, labels)
+    for found in (measure(scale * kernel, labels), measure(kernel, scale * labels)):
+        np.testing.assert_allclose(found, expected, atol=100 * EPS)
 
 
-def test_alignment_is_its_definition(kernel, labels):
-    found = kernels.centred_alignment(kernel, labels)
+def test_alignment_is_its_definition(kernel, labels, estimator):
+    found = kernels.centred_alignment(kernel, labels, estimator=estimator)
     # 100 eps: the centred product is a small part of its summands.
-    np.testing.assert_allclose(found, alignment(kernel, labels), atol=100 * EPS)
+    expected = ORACLES[estimator](kernel, labels)
+    np.testing.assert_allclose(found, expected, atol=100 * EPS)
 
 
-def test_alignment_in_double_precision(x64, kernel, labels):
+def test_alignment_in_double_precision(x64, kernel, labels, estimator):
     kernel, labels = kernel.astype(jnp.float64), labels.astype(jnp.float64)
-    found = kernels.centred_alignment(kernel, labels)
-    np.testing.assert_allclose(found, alignment(kernel, labels), rtol=1e-13)
+    found = kernels.centred_alignment(kernel, labels, estimator=estimator)
+    np.testing.assert_allclose(found, ORACLES[estimator](kernel, labels), atol=1e-14)
 
 
-def test_alignment_closed_forms(labels):
-    assert abs(kernels.centred_alignment(labels @ labels.T, labels) - 1) < 4 * EPS
-    # H against the projection on the m - 1 = 3 directions between 4 balanced classes.
-    balanced = jax.nn.one_hot(jnp.arange(20) % 4, 4)
-    found = kernels.centred_alignment(jnp.eye(20), balanced)
-    np.testing.assert_allclose(found, np.sqrt(3 / 19), rtol=10 * EPS)
+def test_alignment_closed_forms(labels, estimator):
+    measure = partial(kernels.centred_alignment, estimator=estimator)
+    # A product and two norms, each of 100 terms.
+    assert abs(measure(labels @ labels.T, labels) - 1) < 3 * np.sqrt(100) * EPS
+    # H against the projection on the m - 1 = 4 directions between 5 balanced classes;
+    # debiased, the identity is no kernel at all.
+    balanced = jax.nn.one_hot(jnp.arange(10) % 5, 5)
+    found = measure(jnp.eye(10), balanced)
+    expected = {"biased": np.sqrt(4 / 9), "debiased": np.nan}[estimator]
+    np.testing.assert_allclose(found, expected, rtol=10 * EPS)
 
 
-def test_alignment_ignores_constants(kernel, labels):
-    expected = kernels.centred_alignment(kernel, labels)
-    found = kernels.centred_alignment(kernel + 1000, labels - 3)
+def test_alignment_ignores_constants(kernel, labels, estimator):
+    measure = partial(kernels.centred_alignment, estimator=estimator)
     # Adding 1,000 rounds the kernel's entries to 1000 eps.
-    np.testing.assert_allclose(found, expected, atol=1000 * EPS)
+    np.testing.assert_allclose(
+        measure(kernel + 1000, labels - 3), measure(kernel, labels), atol=1000 * EPS
+    )
 
 
-def test_plain_alignment_is_biased_upwards():
+def test_debiased_alignment_ignores_the_diagonal(kernel, labels):
+    found = kernels.centred_alignment(kernel + jnp.eye(10), labels)
+    expected = kernels.centred_alignment(kernel, labels)
+    np.testing.assert_allclose(found, expected, atol=100 * EPS)
+
+
+def test_labels_that_say_nothing_give_zero_on_average(kernel):
+    """Over all orders of the labels, exactly; the biased form is far above."""
+    orders = jnp.array(list(permutations(range(6))))
+    labels = jax.nn.one_hot(jnp.arange(6) % 2, 2)
+
+    def mean(estimator):
+        measure = partial(kernels.centred_alignment, estimator=estimator)
+        each = jax.vmap(lambda order: measure(kernel[:6, :6], labels[order]))(orders)
+        return jnp.mean(each), jnp.min(each)
+
+    average, smallest = mean("debiased")
+    assert abs(average) < 10 * EPS
+    assert smallest < -0.1
+    assert mean("biased")[0] > 0.3
+
+
+def test_biased_alignment_of_independent_features():
     keys = jax.random.split(jax.random.key(2))
     x, y = (jax.random.normal(key, (100, 1000)) for key in keys)
-    # .91 on the reference page, with a spread below .01 between draws.
-    assert abs(kernels.centred_alignment(x @ x.T, y) - 0.91) < 0.01
+    # .91 on the reference page, with a spread below .01 between draws; the debiased
+    # one is of the order of 1 / n.
+    biased = kernels.centred_alignment(x @ x.T, y, estimator="biased")
+    assert abs(biased - 0.91) < 0.01
+    assert abs(kernels.centred_alignment(x @ x.T, y)) < 0.05
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e5])
-def test_undefined_is_nan(kernel, labels, value):
-    constant = jnp.full((20, 20), value)
-    assert jnp.isnan(kernels.centred_alignment(constant, labels))
-    assert jnp.isnan(kernels.centred_alignment(kernel, jnp.full((20, 2), value)))
+def test_undefined_is_nan(kernel, labels, estimator, value):
+    measure = partial(kernels.centred_alignment, estimator=estimator)
+    assert jnp.isnan(measure(jnp.full((10, 10), value), labels))
+    assert jnp.isnan(measure(kernel, jnp.full((10, 2), value)))
+    assert jnp.isnan(measure(kernel.at[0, 1].set(jnp.nan), labels))
+    assert jnp.isnan(measure(kernel.at[0, 0].set(jnp.inf), labels))
     assert jnp.isnan(kernels.kernel_distance(kernel, 0 * kernel))
     assert jnp.isnan(kernels.kernel_distance(kernel.at[0, 0].set(jnp.inf), kernel))
-    assert jnp.isnan(kernels.centred_alignment(kernel.at[0, 1].set(jnp.nan), labels))
 
 
-def test_works_under_jit_vmap_and_grad(kernel, labels):
+def test_rounding_errors_are_not_aligned(kernel, labels):
+    """A class for each example, and a kernel that is one up to rounding."""
+    assert jnp.isnan(kernels.centred_alignment(kernel, jnp.eye(10)))
+    identity = jnp.linalg.qr(kernel)[0]
+    identity = 3 * identity @ identity.T
+    assert jnp.any(identity[0, 1:] != 0)
+    assert jnp.isnan(kernels.centred_alignment(identity, labels))
+
+
+def test_works_under_jit_vmap_and_grad(kernel, labels, estimator):
     scales = jnp.array([0.0, 0.5])
+    other = labels @ labels.T
 
     def measure(scale):
-        changed = kernel + scale * jnp.eye(20)
+        changed = kernel + scale * other
         return (
             kernels.kernel_distance(changed, kernel),
-            kernels.centred_alignment(changed, labels),
+            kernels.centred_alignment(changed, labels, estimator=estimator),
         )
 
     distances, alignments = jax.jit(jax.vmap(measure))(scales)
-    changed = kernel + 0.5 * jnp.eye(20)
+    changed = kernel + 0.5 * other
     assert distances[0] <= (10 * EPS) ** 2
     expected = distance(changed, kernel)
     np.testing.assert_allclose(distances[1], expected, rtol=1e-4)
-    np.testing.assert_allclose(
-        alignments[1], alignment(changed, labels), atol=100 * EPS
-    )
+    expected = ORACLES[estimator](changed, labels)
+    np.testing.assert_allclose(alignments[1], expected, atol=100 * EPS)
     slopes = jax.jacfwd(measure)(0.5), jax.jacrev(measure)(0.5)
     np.testing.assert_allclose(slopes[0], slopes[1], rtol=1e-4)
 
@@ -161,3 +230,7 @@ def test_bad_input(kernel, labels):
         kernels.centred_alignment(kernel, labels[:3])
     with pytest.raises(ValueError, match=r"`targets` must be \[n, k\].*one_hot"):
         kernels.centred_alignment(kernel, labels[:, 0])
+    with pytest.raises(ValueError, match=r"`estimator` must be one of .*'plain'"):
+        kernels.centred_alignment(kernel, labels, estimator="plain")
+    with pytest.raises(ValueError, match=r"at least 4 examples .*\(3, 3\)"):
+        kernels.centred_alignment(kernel[:3, :3], labels[:3])

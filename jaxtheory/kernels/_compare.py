@@ -1,9 +1,13 @@
 """Compare kernels with each other and with labels."""
 
+from typing import Literal, get_args
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxtheory.batching import check_examples
+
+Estimator = Literal["debiased", "biased"]
 
 
 def kernel_distance(
@@ -47,46 +51,87 @@ def kernel_distance(
 
 
 def centred_alignment(
-    kernel: Float[Array, "n n"], targets: Float[Array, "n k"]
+    kernel: Float[Array, "n n"],
+    targets: Float[Array, "n k"],
+    *,
+    estimator: Estimator = "debiased",
 ) -> Float[Array, ""]:
     r"""Compute the alignment of a kernel with the labels, both centred.
 
-    ``A = <H K H, Y Y^T>_F / (|H K H|_F |H Y Y^T H|_F)`` with ``H = I - 1 1^T / n``:
-    1 if the centred kernel is that of the labels, 0 if it says nothing about them.
-    Neither the scales of `kernel` and `targets` nor constants added to them matter.
+    With ``L = Y Y^T`` it is ``A = <K~, L~>_F / (|K~|_F |L~|_F)``, in which neither
+    the scales of `kernel` and `targets` nor constants added to them matter. It is 1 if
+    the centred kernel is that of the labels. For a kernel of features it is the linear
+    CKA of features and labels. The two estimators centre differently:
 
-    For a kernel of ``d`` features this is the plain linear CKA, which is biased upwards
-    when examples are fewer than features: independent Gaussian features with
-    ``n = 100``, ``d = 1000`` on both sides have a CKA of .91. Compare values at one
-    ``n`` only.
+    - ``"debiased"``: off the diagonal ``K~_ij = K_ij - (r_i + r_j) / (n - 2) + s /
+      ((n - 1)(n - 2))``, with ``r`` and ``s`` the sums of rows and of all entries
+      without the diagonal; ``K~_ii = 0``. Then ``<K~, L~> / (n (n - 3))`` is the
+      unbiased ``HSIC_1``. Features that are independent of the labels give 0 on
+      average, so single values may be slightly negative.
+    - ``"biased"``: ``K~ = H K H`` with ``H = I - 1 1^T / n``. The diagonal alone aligns
+      with any labels: ``K = I`` gives ``sqrt((k - 1) / (n - 1))`` for ``k`` balanced
+      classes, .30 for ``n = 100``, ``k = 10``, and independent Gaussian features with
+      ``n = 100``, ``d = 1000`` on both sides give .91. Compare values at one ``n``
+      only.
 
     Args:
         kernel: A symmetric kernel on ``n`` examples.
         targets: Labels, one-hot for classes (`jax.nn.one_hot`).
+        estimator: ``"debiased"``, which needs ``n >= 4``, or ``"biased"``.
 
     Returns:
-        The alignment, in ``[0, 1]`` for a positive semidefinite kernel. NaN, because
-        undefined, if the kernel or the targets are constant or not finite.
+        The alignment, in ``[-1, 1]``; ``"biased"`` in ``[0, 1]`` for a positive
+        semidefinite kernel. NaN, because undefined, if the kernel or the targets are
+        constant or not finite, or for ``"debiased"``, which does not see the diagonal,
+        if ``K`` or ``L`` is constant off it (to rounding), as ``K = I`` is.
 
     Raises:
-        ValueError: `kernel` is not square, or `targets` is not ``[n, k]``.
+        ValueError: `kernel` is not square, `targets` is not ``[n, k]``, `estimator` is
+            not one of its values, or ``"debiased"`` is given fewer than 4 examples.
+
+    Memory:
+        ``"debiased"`` a few matrices ``[n, n]``, ``"biased"`` one.
 
     Example:
         >>> import jax.numpy as jnp
         >>> labels = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-        >>> round(float(centred_alignment(labels @ labels.T, labels)), 6)
+        >>> kernel = labels @ labels.T + jnp.eye(4)
+        >>> round(float(centred_alignment(kernel, labels)), 6)
         1.0
-        >>> round(float(centred_alignment(jnp.eye(4), labels)), 6)  # 1 / sqrt(3)
-        0.57735
+        >>> biased = centred_alignment(kernel, labels, estimator="biased")
+        >>> round(float(biased), 6)  # 3 / sqrt(11)
+        0.904534
 
     References:
-        Cortes, Mohri, Rostamizadeh, arXiv:1203.0550 (centred alignment); Kornblith et
-        al., arXiv:1905.00414, section 3 (CKA); Baratin et al., arXiv:2008.00938 (along
-        training).
+        Song et al., Feature selection via dependence maximization, JMLR 13 (2012),
+        theorem 1 (``HSIC_1``); Nguyen, Raghu, Kornblith, arXiv:2010.15327, equation 3
+        (CKA with it); Cortes, Mohri, Rostamizadeh, arXiv:1203.0550 (``"biased"``);
+        Kornblith et al., arXiv:1905.00414, section 3 (CKA); Baratin et al.,
+        arXiv:2008.00938 (along training).
     """
     check_kernel(kernel)
     check_targets(targets, kernel)
+    if estimator not in get_args(Estimator):
+        raise ValueError(
+            f"`estimator` must be one of {get_args(Estimator)}, but was {estimator!r}."
+        )
     labels = _normalise(_centre(targets))
+    if estimator == "biased":
+        return _biased(kernel, labels)
+    if jnp.shape(kernel)[0] < 4:
+        raise ValueError(
+            "`kernel` must be on at least 4 examples to be debiased, but has shape "
+            f'{jnp.shape(kernel)}. Pass more, or `estimator="biased"`.'
+        )
+    label_kernel = jnp.matmul(labels, labels.T, precision="highest")
+    return jnp.sum(
+        _normalise(_centre_off_diagonal(kernel))
+        * _normalise(_centre_off_diagonal(label_kernel))
+    )
+
+
+def _biased(kernel, labels):
+    """The plain alignment with centred labels."""
     centred = _normalise(_centre(_centre(kernel).T))
     overlap = jnp.vdot(
         labels, jnp.matmul(centred, labels, precision="highest"), precision="highest"
@@ -130,3 +175,21 @@ def _centre(values):
     # errors, which normalising would turn into a number that looks right.
     shifted = values - values[:1]
     return shifted - jnp.mean(shifted, axis=0, keepdims=True)
+
+
+def _centre_off_diagonal(kernel):
+    """The matrix that makes inner products unbiased: zero diagonal, zero row sums."""
+    n = kernel.shape[0]
+    # Scaled first, as in `_normalise`; from one entry on, as in `_centre`. Multiplied,
+    # not selected: a diagonal that is not finite has to show.
+    kernel = kernel / jnp.max(jnp.abs(kernel))
+    off_diagonal = 1 - jnp.eye(n, dtype=kernel.dtype)
+    shifted = (kernel - kernel[:1, 1:2]) * off_diagonal
+    rows = jnp.sum(shifted, axis=1, keepdims=True) / (n - 2)
+    columns = jnp.sum(shifted, axis=0, keepdims=True) / (n - 2)
+    everything = jnp.sum(shifted, keepdims=True) / ((n - 1) * (n - 2))
+    centred = (shifted - rows - columns + everything) * off_diagonal
+    # Entries that agree leave rounding errors, which normalising would turn into a
+    # number that looks right.
+    rounding = 16 * jnp.finfo(kernel.dtype).eps
+    return jnp.where(jnp.max(jnp.abs(centred)) > rounding, centred, 0.0)
