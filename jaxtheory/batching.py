@@ -63,6 +63,28 @@ def check_examples(**arrays: Any) -> int:
     return first[1][0]
 
 
+def check_pair(batch: Any) -> tuple[Any, Any, int]:
+    """Take a batch ``(x, y)`` apart; raise unless it is one.
+
+    Args:
+        batch: What training hands to an objective.
+
+    Returns:
+        Inputs, targets, and their number of examples.
+
+    Raises:
+        ValueError: `batch` is not a pair, or the two disagree on the number.
+    """
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise ValueError(
+            "`data` must be a pair (x, y) for an objective of a model and a loss, but "
+            f"has structure {jax.tree.structure(batch)}. Pass `(x, y)`, or write the "
+            "objective out."
+        )
+    x, y = batch
+    return x, y, check_examples(x=x, y=y)
+
+
 def check_params(params: PyTree) -> None:
     """Raise unless `params` is a non-empty pytree of floating-point arrays.
 

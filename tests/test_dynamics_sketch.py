@@ -162,3 +162,9 @@ def test_double_precision_is_subtracted_in_double(x64):
 def test_bad_dim(dim, user_land):
     with pytest.raises(ValueError, match="`dim` must be a positive integer"):
         dynamics.sketch(dim=dim)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.0, True, None])
+def test_bad_seed(seed, user_land):
+    with pytest.raises(ValueError, match="`seed` must be an integer from 0 to"):
+        dynamics.sketch(seed=seed)

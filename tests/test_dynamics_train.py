@@ -387,6 +387,29 @@ BAD = {
     "no period": ({"record_every": 0}, "`record_every` must be a positive"),
     "reserved": ({"trace": {"loss": lambda s: s.step}}, "must not use the name 'loss'"),
     "no store": ({"resume": True}, "pass `store`"),
+    "no key": ({"key": None}, "`key` must be one typed .* but is None"),
+    "record of a list": ({"record": [jnp.sum]}, "`record` must map names .* a list"),
+    "trace of a function": ({"trace": jnp.sum}, "`trace` must map names to"),
+    "no name": ({"record": {1: jnp.sum}}, r"`record\[1\]` must be .* under a int"),
+    "no function": ({"trace": {"a": 1.0}}, r"`trace\['a'\]` must be a function"),
+    "no state": ({"state": {"w": jnp.ones(3)}}, "`state` must be a `TrainState`"),
+    "loss alone": (
+        {"objective": lambda p, s, batch, key: jnp.sum(p["v"])},
+        r"`objective` must return a pair.*PyTreeDef\(\*\)",
+    ),
+    "loss of integers": (
+        {"objective": lambda p, s, batch, key: (jnp.array(1), s)},
+        "`objective` must return a floating-point scalar .* int32",
+    ),
+    "data alone": ({"data": jnp.ones((4, 2))}, r"`data` must be a pair \(x, y\)"),
+    "data by name": (
+        {"data": {"x": jnp.ones((4, 2)), "y": jnp.ones(4)}},
+        r"`data` must be a pair \(x, y\)",
+    ),
+    "loss of two": (
+        {"objective": dynamics.supervised(tanh_model, lambda o, y: (o, y))},
+        "`loss_fn` must return one loss per example.* a tuple",
+    ),
     "other optimizer": ({"optimizer": optax.sgd(0.1)}, "`state.opt_state` must be"),
     "record of text": (
         {"record": {"a": lambda s: {"b": "text"}}},

@@ -1,5 +1,7 @@
 """Flax modules with state as pure functions, against hand-written Flax loops."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -183,6 +185,38 @@ def test_evaluate_takes_traced_statistics(stateful):
     assert len(traces) == 1
 
 
+class Training(nn.Module):
+    @nn.compact
+    def __call__(self, x, training=False):
+        return nn.BatchNorm(use_running_average=not training)(x)
+
+
+class IsTraining(nn.Module):
+    @nn.compact
+    def __call__(self, x, is_training=False):
+        return nn.BatchNorm(use_running_average=not is_training)(x)
+
+
+class Averaged(nn.Module):
+    @nn.compact
+    def __call__(self, x, use_running_average=True):
+        return nn.BatchNorm(use_running_average=use_running_average)(x)
+
+
+@pytest.mark.parametrize("module", [Training(), IsTraining(), Averaged()])
+def test_the_usual_names_of_the_mode_are_known(module):
+    variables = module.init(jax.random.key(0), X)
+    apply_fn, params = interop.flax.evaluate(module, variables)
+    before = apply_fn(params, X)
+    np.testing.assert_allclose(before, X, rtol=1e-4)  # running mean 0, variance 1
+    params, model_state = interop.flax.split(variables)
+    objective = interop.flax.objective(module, lambda outputs, y: outputs.sum(-1))
+    _, model_state = objective(params, model_state, (X, Y), jax.random.key(0))
+    # Flax's decay of .99.
+    mean = model_state["batch_stats"]["BatchNorm_0"]["mean"]
+    np.testing.assert_allclose(mean, 0.01 * X.mean(0), rtol=1e-5)
+
+
 def test_evaluate_copies_numpy_statistics(stateful):
     module, variables = stateful
     variables = jax.tree.map(lambda a: np.array(a), variables)
@@ -211,8 +245,15 @@ def test_double_precision(x64, stateful):
 def test_bad_input_is_named(user_land, stateful):
     module, variables = stateful
     params, model_state = interop.flax.split(variables)
-    with pytest.raises(ValueError, match="`variables` must have the collection"):
-        interop.flax.evaluate(module, params)
+    for other in (params, None, [1]):
+        with pytest.raises(ValueError, match="`variables` must have the collection"):
+            interop.flax.evaluate(module, other)
+    others: list[Any] = [Stateful, None, variables]
+    for other in others:
+        with pytest.raises(ValueError, match="`module` must be a Linen module"):
+            interop.flax.evaluate(other, variables)
+        with pytest.raises(ValueError, match="`module` must be a Linen module"):
+            interop.flax.objective(other, LOSS)
     mean_loss = lambda outputs, y: jnp.mean(LOSS(outputs, y))
     objective = interop.flax.objective(module, mean_loss)
     with pytest.raises(ValueError, match="`loss_fn` must return one loss per example"):
@@ -220,3 +261,6 @@ def test_bad_input_is_named(user_land, stateful):
     objective = interop.flax.objective(module, LOSS)
     with pytest.raises(ValueError, match="`y` must have as many examples"):
         objective(params, model_state, (X, Y[:5]), jax.random.key(0))
+    for batch in (X, (X, Y, Y), {"x": X, "y": Y}):
+        with pytest.raises(ValueError, match=r"`data` must be a pair \(x, y\)"):
+            objective(params, model_state, batch, jax.random.key(0))

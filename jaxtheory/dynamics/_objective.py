@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxtheory._types import ApplyFn, KeyArray, LossFn, Objective
-from jaxtheory.batching import check_examples
+from jaxtheory.batching import check_pair, example_losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,16 +23,8 @@ class _Supervised:
     def __call__(
         self, params: PyTree, model_state: PyTree, batch: PyTree, key: KeyArray
     ) -> tuple[Float[Array, ""], PyTree]:
-        x, y = batch
-        num_examples = check_examples(x=x, y=y)
-        losses = self.loss_fn(self.apply_fn(params, x), y)
-        if jnp.shape(losses) != (num_examples,):
-            raise ValueError(
-                f"`loss_fn` must return one loss per example, shape ({num_examples},), "
-                f"but returned shape {jnp.shape(losses)}. Sum or average what is left "
-                "over for each example (`losses.sum(-1)`), and leave the mean over "
-                "examples to the objective."
-            )
+        x, y, n = check_pair(batch)
+        losses = example_losses(self.loss_fn, self.apply_fn(params, x), y, n)
         return jnp.mean(losses), model_state
 
 
@@ -50,6 +42,10 @@ def supervised(apply_fn: ApplyFn, loss_fn: LossFn) -> Objective:
     Returns:
         ``objective(params, model_state, batch, key) -> (scalar, model_state)``. Equal
         functions give equal objectives.
+
+    Raises:
+        ValueError: When called: the batch is not a pair ``(x, y)`` of the same
+            examples, or `loss_fn` does not return one loss per example.
 
     Example:
         >>> import jax, jax.numpy as jnp

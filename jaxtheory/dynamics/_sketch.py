@@ -39,7 +39,7 @@ def sketch(*, dim: int = 1024, seed: int = 0) -> Measurement:
         (hashable) measurements.
 
     Raises:
-        ValueError: `dim` is not a positive integer.
+        ValueError: `dim` is not a positive integer, or `seed` not one of 32 bits.
 
     Memory:
         About four float32 copies of the parameters while it runs; ``4 dim`` bytes a
@@ -62,6 +62,11 @@ def sketch(*, dim: int = 1024, seed: int = 0) -> Measurement:
     """
     if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
         raise ValueError(f"`dim` must be a positive integer, but was {dim!r}.")
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        # Without x64, JAX cuts a larger seed off: two of them would be one.
+        raise ValueError(
+            f"`seed` must be an integer from 0 to 2**32 - 1, but was {seed!r}."
+        )
     return _CountSketch(dim, seed)
 
 

@@ -137,11 +137,23 @@ def _accepted(update, offered):
 
 def _checked(objective, params, model_state, batch, key):
     """The objective, with errors that say what is wrong with what it returned."""
-    loss, new_model_state = objective(params, model_state, batch, key)
+    result = objective(params, model_state, batch, key)
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise ValueError(
+            "`objective` must return a pair (scalar, model state), but returned "
+            f"{jax.tree.structure(result)}. Return `(loss, model_state)`; `supervised` "
+            "makes an objective of a model and a loss."
+        )
+    loss, new_model_state = result
     if jnp.shape(loss) != ():
         raise ValueError(
             "`objective` must return a scalar and the model state, but the first of "
             f"the two has shape {jnp.shape(loss)}. Take the mean over the batch."
+        )
+    if not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
+        raise ValueError(
+            "`objective` must return a floating-point scalar to be differentiated, but "
+            f"its dtype is {jnp.result_type(loss)}."
         )
     expected, actual = _describe(model_state), _describe(new_model_state)
     if expected != actual:

@@ -20,7 +20,12 @@ from jaxtheory._types import (
     Params,
     TrainState,
 )
-from jaxtheory.batching import check_batch_size, check_examples, check_params
+from jaxtheory.batching import (
+    check_batch_size,
+    check_examples,
+    check_params,
+    num_shards,
+)
 from jaxtheory.dynamics import _store
 from jaxtheory.dynamics._progress import ticking
 from jaxtheory.dynamics._step import Recipe, first_order, measure, run_chunk
@@ -171,7 +176,8 @@ def train(
         >>> history.trace["loss"].tolist()
         [2.5, 0.625, 0.15625, 0.0390625]
     """
-    record, trace = dict(record or {}), dict(trace or {})
+    record = _check_measurements("record", record)
+    trace = _check_measurements("trace", trace)
     _check_names(trace)
     _check_key(key)
     num_examples = _check_data(data, batch_size)
@@ -319,6 +325,25 @@ def _beside(data: PyTree, state: TrainState) -> TrainState:
     return jax.tree.map(place, state)
 
 
+def _check_measurements(
+    argument: str, functions: Mapping[str, Measurement] | None
+) -> dict[str, Measurement]:
+    """The measurements by name; raise unless each has a name and can be called."""
+    if not isinstance(functions, Mapping | None):
+        raise ValueError(
+            f"`{argument}` must map names to measurements, but is a "
+            f'{type(functions).__name__}. Pass `{{"name": measure}}`.'
+        )
+    for name, function in (functions or {}).items():
+        if not isinstance(name, str) or not callable(function):
+            raise ValueError(
+                f"`{argument}[{name!r}]` must be a function under a name that is a "
+                f"string, but is a {type(function).__name__} under a "
+                f"{type(name).__name__}."
+            )
+    return dict(functions or {})
+
+
 def _check_names(trace: Mapping[str, Measurement]) -> None:
     for name in _ALWAYS_TRACED:
         if name in trace:
@@ -333,9 +358,14 @@ def _check_key(key: Any) -> None:
         key.dtype, jax.dtypes.prng_key
     )
     if not typed or key.shape != ():
+        is_array = isinstance(key, jax.Array | np.ndarray)
+        was = (
+            f"has dtype {key.dtype} and shape {key.shape}"
+            if is_array
+            else f"is {key!r}"
+        )
         raise ValueError(
-            "`key` must be one typed random key, but has dtype "
-            f"{jnp.result_type(key)} and shape {jnp.shape(key)}. Make it with "
+            f"`key` must be one typed random key, but {was}. Make it with "
             "`jax.random.key(seed)`."
         )
 
@@ -358,6 +388,8 @@ def _check_data(data: PyTree, batch_size: int | None) -> int:
             f"`batch_size` must be at most the number of examples, {num_examples}, but "
             f"was {batch_size}. Pass None for full batches."
         )
+    if batch_size is not None:
+        num_shards(data)  # refuses explicit axes, on which no batch can be drawn
     return num_examples
 
 
@@ -380,6 +412,11 @@ def _check_steps(num_steps: int, record_every: int | None) -> int:
 
 def _check_optimizer(optimizer, state: TrainState) -> None:
     """Raise unless the optimizer state is of the optimizer."""
+    if not isinstance(state, TrainState):
+        raise ValueError(
+            f"`state` must be a `TrainState`, but is a {type(state).__name__}. Make it "
+            "with `init(optimizer, params)`."
+        )
     check_params(state.params)
     expected = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
     actual = jax.tree.structure(state.opt_state)

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.core import unfreeze
+from flax.core import FrozenDict, unfreeze
 from jaxtyping import Array, Float
 
 from jaxtheory._types import ApplyFn, KeyArray, LossFn, Objective, Params
-from jaxtheory.batching import check_examples, check_losses
+from jaxtheory.batching import check_pair, example_losses
 
 
 def split(variables: Any) -> tuple[Params, Any]:
@@ -35,12 +35,14 @@ def split(variables: Any) -> tuple[Params, Any]:
         >>> interop.flax.split({"params": {"w": 1.0}})
         ({'w': 1.0}, ())
     """
-    collections = unfreeze(variables)
+    collections = (
+        unfreeze(variables) if isinstance(variables, FrozenDict | dict) else {}
+    )
     if "params" not in collections:
+        was = f"has {sorted(collections)}" if collections else f"is {type(variables)}"
         raise ValueError(
             '`variables` must have the collection "params", as `module.init` returns '
-            f"it, but has {sorted(collections)}. Pass the whole dictionary, not its "
-            '"params".'
+            f'it, but {was}. Pass the whole dictionary, not its "params".'
         )
     params = collections.pop("params")
     return params, collections or ()
@@ -50,8 +52,9 @@ def evaluate(module: nn.Module, variables: Any) -> tuple[ApplyFn, Params]:
     """A module in eval mode as ``(apply_fn, params)``.
 
     ``apply_fn(params, x)`` is ``module.apply({"params": params, **others}, x)`` with
-    all other collections (BatchNorm statistics) bound, and with ``train=False`` or
-    ``deterministic=True`` where ``module.__call__`` has an argument of that name.
+    all other collections (BatchNorm statistics) bound, and in eval mode: with False for
+    ``train``, ``training`` and ``is_training``, and True for ``deterministic`` and
+    ``use_running_average``, where ``module.__call__`` has an argument of that name.
 
     Two such functions are equal when their modules are equal and the bound arrays are
     the same objects. Without other collections (no BatchNorm) they are therefore always
@@ -69,7 +72,7 @@ def evaluate(module: nn.Module, variables: Any) -> tuple[ApplyFn, Params]:
         ``(apply_fn, params)``, with ``params = variables["params"]``.
 
     Raises:
-        ValueError: There is no collection ``"params"``.
+        ValueError: `module` is no Linen module, or there is no collection ``"params"``.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -80,6 +83,7 @@ def evaluate(module: nn.Module, variables: Any) -> tuple[ApplyFn, Params]:
         >>> apply_fn(params, jnp.ones((5, 3))).shape
         (5, 2)
     """
+    _check_module(module)
     params, model_state = split(variables)
     # A NumPy array could change under the compiled program: bind a copy.
     bind = lambda a: a if isinstance(a, jax.Array) else jnp.array(a)
@@ -91,10 +95,9 @@ def objective(module: nn.Module, loss_fn: LossFn) -> Objective:
 
     ``objective(params, model_state, (x, y), key) -> (loss, model_state)``: the mean of
     ``loss_fn(outputs, y)`` over the batch and the collections of `model_state` after
-    this batch. The module is called with ``train=True`` or ``deterministic=False``
-    where ``module.__call__`` has an argument of that name, with every collection of
-    `model_state` mutable and with `key` for dropout. Equal modules and the same
-    `loss_fn` make equal objectives.
+    this batch. The module is called in training mode, by the same arguments as in
+    `evaluate` with opposite values, with every collection of `model_state` mutable and
+    with `key` for dropout. Equal modules and the same `loss_fn` make equal objectives.
 
     Args:
         module: A Linen module, called as ``module(x)``.
@@ -104,7 +107,9 @@ def objective(module: nn.Module, loss_fn: LossFn) -> Objective:
         The objective; `split` gives the ``params`` and ``model_state`` to start from.
 
     Raises:
-        ValueError: When called: `loss_fn` does not return one loss per example.
+        ValueError: `module` is no Linen module. When called: the batch is not a pair
+            ``(x, y)`` of the same examples, or `loss_fn` does not return one loss per
+            example.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -118,7 +123,17 @@ def objective(module: nn.Module, loss_fn: LossFn) -> Objective:
         >>> loss.shape, list(model_state)
         ((), ['batch_stats'])
     """
+    _check_module(module)
     return _Objective(module, loss_fn)
+
+
+def _check_module(module):
+    """Raise unless `module` is a Linen module."""
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            "`module` must be a Linen module (an instance of `flax.linen.Module`), but "
+            f"is a {type(module).__name__}. Make one of a class by calling it."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +169,7 @@ class _Objective:
     def __call__(
         self, params: Params, model_state: Any, batch: Any, key: KeyArray
     ) -> tuple[Float[Array, ""], Any]:
-        x, y = batch
-        n = check_examples(x=x, y=y)
+        x, y, n = check_pair(batch)
         outputs, updated = self.module.apply(
             {"params": params, **dict(model_state)},
             x,
@@ -163,13 +177,13 @@ class _Objective:
             rngs={"dropout": key},
             **_mode(self.module, train=True),
         )
-        losses = self.loss_fn(outputs, y)
-        check_losses(losses, n)
+        losses = example_losses(self.loss_fn, outputs, y, n)
         return jnp.mean(losses), updated or ()
 
 
 def _mode(module: nn.Module, *, train: bool) -> dict[str, Any]:
     """The arguments of ``__call__`` that say whether the module is being trained."""
-    known = {"train": train, "deterministic": not train}
+    known = dict.fromkeys(("train", "training", "is_training"), train)
+    known |= dict.fromkeys(("deterministic", "use_running_average"), not train)
     accepted = inspect.signature(type(module).__call__).parameters
     return {name: value for name, value in known.items() if name in accepted}
