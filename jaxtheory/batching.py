@@ -15,7 +15,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from jaxtheory._types import LossFn
+from jaxtheory._types import ApplyFn, LossFn
 
 
 def check_examples(**arrays: Any) -> int:
@@ -140,6 +140,30 @@ def check_count(*, at_least: int = 1, **named: Any) -> int:
     return count
 
 
+def check_number(
+    name: str, value: Any, holds: Callable[[float], bool], must: str
+) -> None:
+    """Raise unless `value` is one real number in its range.
+
+    Args:
+        name: What an error message calls it.
+        value: A number of Python, NumPy or JAX. A traced one is taken on trust.
+        holds: Whether a number is in the range; False for NaN.
+        must: What an error message says that it must be.
+
+    Raises:
+        ValueError: It is no number, an array of several, or out of range.
+    """
+    shape, dtype = np.shape(value), getattr(value, "dtype", np.result_type(float))
+    is_number = hasattr(value, "dtype") or type(value) in (int, float)
+    is_real = np.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, jnp.floating)
+    if is_number and is_real and shape == ():
+        if isinstance(value, Tracer) or holds(float(value)):
+            return
+    was = f"an array of shape {shape}" if shape else f"{value!r}"
+    raise ValueError(f"`{name}` must be {must}, but was {was}.")
+
+
 def check_batch_size(batch_size: int | None) -> None:
     """Raise unless `batch_size` is None or a positive integer.
 
@@ -202,6 +226,31 @@ def example_losses(loss_fn: LossFn, outputs: Any, targets: Any, n: int) -> Array
     losses = loss_fn(outputs, targets)
     check_losses(losses, n)
     return losses
+
+
+def check_model(
+    apply_fn: ApplyFn, loss_fn: LossFn, params: PyTree, x: Any, y: Any
+) -> int:
+    """Check a model, its loss, its parameters and its examples; only shapes are traced.
+
+    Args:
+        apply_fn: ``apply_fn(params, x) -> outputs[n, ...]``.
+        loss_fn: ``loss_fn(outputs, targets) -> losses[n]``.
+        params: Parameters.
+        x: Inputs ``[n, ...]``.
+        y: Targets ``[n, ...]``.
+
+    Returns:
+        The number of examples.
+
+    Raises:
+        ValueError: As `check_params`, `check_examples` and `example_losses`.
+    """
+    check_params(params)
+    n = check_examples(x=x, y=y)
+    losses = lambda p, x, y: example_losses(loss_fn, apply_fn(p, x), y, n)
+    jax.eval_shape(losses, params, x, y)
+    return n
 
 
 def _check_pairing(loss_fn, outputs, targets):

@@ -229,6 +229,8 @@ H = jnp.ones((6, 2))
     ("layers", "message"),
     [
         ([H, H], r"`layers` must hold at least three layers.*holds 2"),
+        ([H, (H, H), H], r"`layers\[1\]` must be one array, but is a tuple"),
+        ([H, None, H], r"no array was given as `layers\[1\]`"),
         ([H, H, H[:4]], r"`labels` must have as many examples.*`layers\[2\]`"),
         ({"a": H, "b": H.astype(int), "c": H}, r"`layers\['b'\]` must be floating"),
         (
@@ -247,6 +249,8 @@ def test_bad_values_and_labels_name_the_fix(user_land):
         fit_separation_law(jnp.ones(2))
     with pytest.raises(ValueError, match=r"`values` must be a vector.*\(2, 2\)"):
         fit_separation_law(jnp.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"`labels\[0\]` must have examples"):
+        separation_law([H, H, H], [0, 1, 0, 1, 0, 1])  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"`labels` must lie in \[0, 2\)"):
         separation(H, jnp.arange(6), num_classes=2)
     with pytest.raises(ValueError, match=r"`num_classes` must be given"):

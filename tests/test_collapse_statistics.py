@@ -363,6 +363,31 @@ def test_explicit_mesh_axes_are_refused_by_name(example, user_land):
     features = jax.device_put(example[0], jax.NamedSharding(mesh, jax.P("data")))
     with pytest.raises(ValueError, match=r"automatic axes.*make_mesh"):
         statistics(features, LABELS)
+    labels = jax.device_put(LABELS, jax.NamedSharding(mesh, jax.P("data")))
+    with pytest.raises(ValueError, match=r"automatic axes.*make_mesh"):
+        statistics(example[0], labels)
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8])
+def test_more_classes_than_the_type_of_the_labels_counts(example, dtype):
+    """Compared in their own type, labels below 256 are never below 0 = 256 mod 256."""
+    labels = jnp.asarray(LABELS)
+    few = statistics(example[0], labels.astype(dtype), num_classes=256)
+    many = statistics(example[0], labels, num_classes=256)
+    np.testing.assert_array_equal(few.class_counts, many.class_counts)
+    assert int(few.num_out_of_range) == 0
+    assert float(few.nc1) == float(many.nc1)
+
+
+def test_a_classifier_that_is_not_finite_has_no_duality(example):
+    features, weight, bias = example
+    broken = jnp.asarray(weight).at[0, 0].set(jnp.nan)
+    found = measure(features, LABELS, broken, bias)
+    assert np.isnan(found.nc3)
+    assert np.isnan(found.nc3_cosine)
+    assert float(found.nc4) == 1
+    zero = measure(features, LABELS, 0 * jnp.asarray(weight), bias)
+    assert (float(zero.nc3), float(zero.nc3_cosine)) == (1, 1)
 
 
 H, Y, W = jnp.ones((6, 4)), jnp.arange(6) % 3, jnp.ones((3, 4))

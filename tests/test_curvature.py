@@ -363,6 +363,12 @@ def test_bad_input(user_land):
         build(params={**params, "w1": jnp.ones((4, 6), int)})
     with pytest.raises(ValueError, match="one loss per example"):
         build(loss_fn=lambda outputs, y: jnp.mean(CROSS_ENTROPY(outputs, y)))
+    # Summed over the wrong axis, a broadcast has the right shape again.
+    summed = lambda outputs, y: jnp.sum((outputs - y) ** 2, axis=-1)
+    with pytest.raises(ValueError, match="compare each output with its own target"):
+        build(
+            apply_fn=lambda p, x: mlp(p, x)[:, :1], loss_fn=summed, y=jnp.ones(len(x))
+        )
     with pytest.raises(ValueError, match="`batch_size` must be None"):
         build(batch_size=0)
     with pytest.raises(ValueError, match="must have the structure"):

@@ -83,10 +83,14 @@ def check_features(features: Any, name: str = "features") -> None:
         name: What an error message calls it.
 
     Raises:
-        ValueError: There are no examples or no features, the dtype is not floating, or
-            the features are sharded over a mesh with explicit axes.
+        ValueError: It is not one array, there are no examples or no features, the dtype
+            is not floating, or it is sharded over a mesh with explicit axes.
     """
     check_examples(**{name: features})
+    if not hasattr(features, "dtype"):
+        raise ValueError(
+            f"`{name}` must be one array, but is a {type(features).__name__}."
+        )
     num_shards(features)  # refuses explicit axes and says how to make others
     dtype = jnp.result_type(features)
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -116,6 +120,8 @@ def check_labels(labels: Any, num_classes: int | None) -> int:
             integer above 1, or is needed because labels are traced; or (concrete labels
             only) a label is out of range or all are the same.
     """
+    check_examples(labels=labels)
+    num_shards(labels)
     shape, dtype = jnp.shape(labels), jnp.result_type(labels)
     if len(shape) != 1 or not jnp.issubdtype(dtype, jnp.integer):
         raise ValueError(
@@ -180,6 +186,8 @@ def class_moments(
     """
     dtype = jnp.promote_types(features.dtype, jnp.float32)
     finite = jnp.all(jnp.isfinite(features), axis=1)
+    # The number of classes need not fit into the type of the labels.
+    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
     in_range = (labels >= 0) & (labels < num_classes)
     used = finite & in_range
     features = jnp.where(used[:, None], features, 0).astype(dtype)

@@ -189,13 +189,14 @@ def fit_separation_law(values: Float[Array, " l"]) -> SeparationLaw:
         >>> print(f"{law.ratio:.3f} {law.pearson_r:.3f} {law.drop_variation:.3f}")
         0.500 -1.000 0.000
     """
-    if jnp.ndim(values) != 1:
+    values = jnp.asarray(values, float)
+    if values.ndim != 1:
         raise ValueError(
             "`values` must be a vector with one entry for each layer, but has shape "
-            f"{jnp.shape(values)}."
+            f"{values.shape}."
         )
-    _check_num_values(jnp.shape(values)[0], "values")
-    return _fit(jnp.asarray(values, float))
+    _check_num_values(values.size, "values")
+    return _fit(values)
 
 
 def _check_num_values(count, name):

@@ -36,7 +36,8 @@ class CollapseStatistics(NamedTuple):
             ``|cos(mu_i - mu_G, mu_j - mu_G) + 1/(K-1)|``; a class mean that equals
             ``mu_G`` (to rounding) counts as cosine 0.
         nc3: Self-duality, ``||W / ||W||_F - M / ||M||_F||_F`` with rows ``mu_k - mu_G``
-            of ``M`` (not squared). None without a classifier, NaN where `rank` is 0.
+            of ``M`` (not squared); 1 for ``W = 0``, which has no direction. None
+            without a classifier, NaN where `rank` is 0 or ``W`` is not finite.
         nc3_cosine: ``1 - (1/K) sum_k cos(w_k, mu_k - mu_G)``, the per-class form, which
             ignores lengths. None and NaN as `nc3`.
         nc4: Fraction of examples where ``argmax_k (W h + b)_k`` is not the class whose
@@ -215,13 +216,14 @@ def _statistics(features, labels, classifier, num_classes, normalize_by_classes)
 def _norm(x, axis=None):
     """Euclidean norm over `axis` (kept), whose derivative at zero is 0 and not NaN."""
     squared = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
-    return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
+    zero = squared == 0  # and not NaN, which has to stay NaN
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squared)))
 
 
 def _unit(x, axis=None, rounding=0):
     """``x`` over its norm along `axis`; zero where that is not above `rounding`."""
     norm = _norm(x, axis)
-    return jnp.where(norm > rounding, x / jnp.where(norm > 0, norm, 1), 0)
+    return jnp.where(norm <= rounding, 0, x / jnp.where(norm == 0, 1, norm))
 
 
 def _frame_geometry(between, present):

@@ -12,8 +12,8 @@ from jaxtheory._types import ApplyFn, LossFn, Params
 from jaxtheory.batching import (
     check_batch_size,
     check_examples,
-    check_losses,
     check_params,
+    example_losses,
     num_shards,
     sum_examples,
 )
@@ -134,8 +134,8 @@ def _check(apply_fn, loss_fn, params, x, y, batch_size):
     check_params(params)
     check_batch_size(batch_size)
     n = check_examples(x=x, y=y)
-    losses = jax.eval_shape(lambda p, x, y: loss_fn(apply_fn(p, x), y), params, x, y)
-    check_losses(losses, n)
+    losses = lambda p, x, y: example_losses(loss_fn, apply_fn(p, x), y, n)
+    jax.eval_shape(losses, params, x, y)
     return num_shards(x)
 
 

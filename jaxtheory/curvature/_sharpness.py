@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Num, PyTree
 
 from jaxtheory._types import ApplyFn, Estimate, KeyArray, LossFn, Params
-from jaxtheory.batching import check_examples, check_losses, check_params
+from jaxtheory.batching import check_examples, check_params, example_losses
 from jaxtheory.curvature._operators import hessian
 from jaxtheory.linalg import function_operator, top_eigenpairs
 
@@ -138,8 +138,8 @@ def batch_sharpness(
     """
     check_params(params)
     n = check_examples(x=x, y=y)
-    losses = jax.eval_shape(lambda p, x, y: loss_fn(apply_fn(p, x), y), params, x, y)
-    check_losses(losses, n)
+    losses = lambda p, x, y: example_losses(loss_fn, apply_fn(p, x), y, n)
+    jax.eval_shape(losses, params, x, y)
     if not 1 <= batch_size <= n:
         raise ValueError(
             f"`batch_size` must be between 1 and the {n} examples, but was "

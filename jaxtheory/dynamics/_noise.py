@@ -11,8 +11,8 @@ from jaxtheory._types import ApplyFn, Estimate, LossFn, Params
 from jaxtheory.batching import (
     check_batch_size,
     check_examples,
-    check_losses,
     check_params,
+    example_losses,
     num_shards,
     sum_examples,
 )
@@ -231,8 +231,8 @@ def _check(apply_fn, loss_fn, params, x, y, batch_size):
         raise ValueError(
             "`x` must hold at least two examples, for a covariance, but holds 1."
         )
-    losses = jax.eval_shape(lambda p, x, y: loss_fn(apply_fn(p, x), y), params, x, y)
-    check_losses(losses, n)
+    losses = lambda p, x, y: example_losses(loss_fn, apply_fn(p, x), y, n)
+    jax.eval_shape(losses, params, x, y)
     return num_shards((x, y))
 
 
