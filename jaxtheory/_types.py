@@ -99,7 +99,9 @@ class Bound(NamedTuple):
             statement is in expectation.
         certificate: True only when every assumption is verified or holds by
             construction.
-        vacuous: True when `value` is no better than what is known without data.
+        vacuous: True when `value` is 1 or more, which every risk in [0, 1] satisfies
+            without data. A value just below 1 is not much better: hold it against the
+            risk of guessing.
         assumptions: Each assumption, saying whether it was verified, holds by
             construction, was estimated, or is taken on trust.
     """

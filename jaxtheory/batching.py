@@ -6,7 +6,7 @@ it that were seen before get weight zero.
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -95,6 +95,13 @@ def check_params(params: PyTree) -> None:
         ValueError: There are no leaves, or one is not a floating-point array; names
             it.
     """
+    if isinstance(params, Mapping) and "batch_stats" in params:
+        raise ValueError(
+            "`params` must hold what is trained, but has the collection 'batch_stats', "
+            "whose running statistics would be differentiated too. Use "
+            "`interop.flax.evaluate(module, variables)` to measure, and "
+            "`interop.flax.split` and `interop.flax.objective` to train."
+        )
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError(

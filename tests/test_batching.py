@@ -324,3 +324,9 @@ def test_arrays_that_disagree():
         batching.sum_examples(jnp.dot, data)
     with pytest.raises(ValueError, match=r"`data\[1\]`.*`data\[0\]`"):
         batching.map_examples(jnp.sin, data)
+
+
+def test_batch_statistics_are_no_parameters(user_land):
+    variables = {"params": {"w": jnp.ones(2)}, "batch_stats": {"mean": jnp.zeros(2)}}
+    with pytest.raises(ValueError, match="has the collection 'batch_stats'"):
+        batching.check_params(variables)

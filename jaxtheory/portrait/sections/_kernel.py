@@ -138,7 +138,7 @@ def findings(numbers):
 
 def _regime(numbers):
     """Whether the kernel stayed where it was, as it would at infinite width."""
-    if not is_curve(numbers["distance"]):
+    if not (is_curve(numbers["distance"]) and is_curve(numbers["alignment"])):
         return lacking("the kernel is not finite at the last record, or only there")
     distance = numbers["distance"][-1]
     before, after = numbers["alignment"][0], numbers["alignment"][-1]
@@ -148,11 +148,13 @@ def _regime(numbers):
         regime = "the kernel moved, though not towards the labels"
         if after > before:
             regime = "the kernel moved towards the labels: features were learned"
+    elif abs(after - before) > 0.1:
+        regime = "the distance is small, but the alignment moved: not lazy"
     return Finding(
         "At infinite width theory keeps the tangent kernel fixed (distance 0); here "
-        f"its distance from the start is {distance:.2f} and its alignment with the "
-        f"labels went from {before:.2f} to {after:.2f}: {regime}.",
-        "disagrees" if moved else "agrees",
+        f"its distance from the start is {compact(distance)} and its alignment with "
+        f"the labels went from {before:.2f} to {after:.2f}: {regime}.",
+        "agrees" if regime == "lazy training" else "disagrees",
     )
 
 

@@ -82,8 +82,9 @@ def findings(numbers):
             first = Finding(text, "disagrees")
     batch, n = numbers["batch_size"], numbers["num_train"]
     if batch == n:
+        # At the edge of stability the gradient is the oscillation, not the progress.
         text = f"Every step uses all {n:,} examples: these steps carry no noise."
-        return [first, Finding(text, "measured")]
+        return [first._replace(verdict="measured"), Finding(text, "measured")]
     share = float(np.mean(scale > batch))
     second = (
         f"Batches of {batch:,} are below the noise scale at {100 * share:.0f} % of the "

@@ -102,7 +102,8 @@ def findings(numbers):
         + (
             "E₁ measures how far training walked, and little else."
             if same
-            else "the path comes back to itself."
+            else "the path zigzags or comes back: iterates have nearer ones "
+            "than their neighbours in time."
         ),
         "measured",
     )
@@ -120,7 +121,12 @@ def _dimension(numbers):
         return lacking("the dimension of the path or of its nulls is not finite")
     # The path is one draw itself: what counts is how far single draws of a null spread,
     # not the error of their mean, nor that of the subsets of one path.
-    apart = all(abs(value - mean) > 3 * spread for mean, spread in nulls)
+    names = ("flipped increments", "the Ornstein-Uhlenbeck process")
+    alike = [
+        name
+        for name, (mean, spread) in zip(names, nulls, strict=True)
+        if abs(value - mean) <= 3 * spread
+    ]
     return Finding(
         f"Its persistent-homology dimension is {value:.2f}; over {_NULLS} draws (mean "
         "± standard deviation) it would be "
@@ -129,8 +135,8 @@ def _dimension(numbers):
         "autocorrelation: "
         + (
             "the path differs from both."
-            if apart
-            else "not told apart from such noise by this number."
+            if not alike
+            else f"not told apart from {' and '.join(alike)} by this number."
         ),
         "measured",
     )

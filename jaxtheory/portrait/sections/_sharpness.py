@@ -230,7 +230,7 @@ def _edge(numbers):
         start = next(filter(np.isfinite, numbers["followed"])) / numbers["threshold"]
         return _left(numbers, theory, began_there=start >= low > late)
     text = f"{theory} if it gets there; {where}, after a peak of {peak:.2f} times"
-    text += ": the threshold was not reached and steps were stable throughout."
+    text += ": the threshold was not reached."
     return Finding(text, "measured")
 
 
