@@ -164,9 +164,9 @@ def check_number(
     shape, dtype = np.shape(value), getattr(value, "dtype", np.result_type(float))
     is_number = hasattr(value, "dtype") or type(value) in (int, float)
     is_real = np.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, jnp.floating)
-    if is_number and is_real and shape == ():
-        if isinstance(value, Tracer) or holds(float(value)):
-            return
+    is_scalar = is_number and is_real and shape == ()
+    if is_scalar and (isinstance(value, Tracer) or holds(float(value))):
+        return
     was = f"an array of shape {shape}" if shape else f"{value!r}"
     raise ValueError(f"`{name}` must be {must}, but was {was}.")
 
