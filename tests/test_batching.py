@@ -262,6 +262,18 @@ def test_check_count_takes_integers_alone():
         jax.jit(lambda n: batching.check_count(at_least=2, num=n))(4)
 
 
+def test_check_number_takes_one_real_number():
+    check = lambda value: batching.check_number("rate", value, lambda v: v > 0, "good")
+    for value in (1, 2.0, np.float32(3), np.array(1), jnp.ones((), jnp.bfloat16)):
+        check(value)
+    jax.jit(check)(-1.0)  # on trust
+    for value in (0, -1.0, np.nan, True, "1", None, 1j, jnp.array(-1.0), jnp.sin):
+        with pytest.raises(ValueError, match="`rate` must be good, but was"):
+            check(value)
+    with pytest.raises(ValueError, match=r"`rate` must be good.* shape \(2,\)"):
+        check(np.ones(2))
+
+
 def test_losses_are_one_number_for_each_example():
     outputs, targets = jnp.ones((4, 3)), jnp.zeros((4, 3))
     squared = lambda outputs, targets: (outputs - targets) ** 2

@@ -1,4 +1,5 @@
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -392,17 +393,75 @@ def test_bad_input(user_land):
     )
     with pytest.raises(ValueError, match="`batch_size` must be between 1 and the 24"):
         sample(batch_size=25)
-    with pytest.raises(ValueError, match="`num_batches` must be at least 2"):
-        sample(num_batches=1)
+    for batch_size in (0, 1.5, None, True):
+        with pytest.raises(ValueError, match="`batch_size` must be an integer of at"):
+            sample(batch_size=batch_size)
+    for num_batches in (1, 2.5, True):
+        with pytest.raises(ValueError, match="`num_batches` must be an integer of at"):
+            sample(num_batches=num_batches)
     elementwise = lambda outputs, y: (outputs - jax.nn.one_hot(y, 3)) ** 2
     with pytest.raises(ValueError, match=r"one loss per example.*\(24, 3\)"):
         sample(loss_fn=elementwise)
     with pytest.raises(ValueError, match=r"`params\['w1'\]` must be floating-point"):
         sample(params={**params, "w1": jnp.ones((4, 6), int)})
-    with pytest.raises(ValueError, match="have no threshold"):
-        curvature.stability_threshold("lion", learning_rate=0.1)
-    with pytest.raises(ValueError, match="`learning_rate` must be positive"):
-        curvature.stability_threshold("adam", learning_rate=0.0)
+    square = lx.MatrixLinearOperator(jnp.eye(3))
+    with pytest.raises(ValueError, match=r"`diagonal` must have shape \(3,\)"):
+        curvature.preconditioned(square, jnp.ones(2))
+    with pytest.raises(ValueError, match="must map a space to itself"):
+        curvature.preconditioned(lx.MatrixLinearOperator(jnp.ones((3, 2))), jnp.ones(2))
+    state = optax.adam(0.1).init(params)
+    for name, value in (("b1", 1.9), ("b2", 1.0), ("eps", -1.0), ("b1", "0.9")):
+        options: dict[str, Any] = {"b1": 0.9, "b2": 0.99, "eps": 0} | {name: value}
+        with pytest.raises(ValueError, match=f"`{name}` must be .* but was"):
+            curvature.adam_preconditioner(state, **options)
+
+
+def test_outputs_that_broadcast_against_targets_are_refused(user_land):
+    """Outputs [n, 1] and targets [n] make losses [n, n]: n times too sharp a loss."""
+    x, y = jnp.ones((4, 2)), jnp.arange(4.0)
+    arguments = (
+        lambda w, x: x @ w,
+        lambda outputs, y: jnp.sum((outputs - y) ** 2, axis=-1),
+        jnp.ones((2, 1)),
+        x,
+        y,
+    )
+    for call in (
+        lambda: curvature.hessian(*arguments),
+        lambda: curvature.ggn(*arguments),
+        lambda: curvature.batch_sharpness(
+            *arguments, batch_size=2, num_batches=2, key=new_key()
+        ),
+    ):
+        with pytest.raises(ValueError, match=r"its own target.*`y\[:, None\]`"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("method", "learning_rate", "momentum", "message"),
+    [
+        ("lion", 0.1, 0.9, "have no threshold"),
+        ("adam", 0.0, 0.9, "`learning_rate` must be positive and finite, but was 0.0"),
+        ("adam", np.inf, 0.9, "`learning_rate` must be positive and finite"),
+        ("adam", None, 0.9, "`learning_rate` must be positive and finite"),
+        ("adam", jnp.ones(2), 0.9, r"`learning_rate` .* array of shape \(2,\)"),
+        ("adam", 0.1, None, r"`momentum` must be in \[0, 1\) for 'adam', but was None"),
+        ("heavy_ball", 0.1, 1.0, r"`momentum` must be in \[0, 1\) for 'heavy_ball'"),
+        ("gradient_descent", 0.1, 0.9, "`momentum` must be left out .* 'heavy_ball'"),
+    ],
+)
+def test_bad_thresholds(user_land, method, learning_rate, momentum, message):
+    with pytest.raises(ValueError, match=message):
+        curvature.stability_threshold(
+            method, learning_rate=learning_rate, momentum=momentum
+        )
+
+
+def test_a_threshold_of_traced_numbers(user_land):
+    edge = lambda eta, b: curvature.stability_threshold(
+        "adam", learning_rate=eta, momentum=b
+    )
+    np.testing.assert_allclose(jax.jit(edge)(0.1, 0.9).full_batch, 380, rtol=1e-6)
 
 
 def test_nan_in_the_data_is_seen_in_the_result():

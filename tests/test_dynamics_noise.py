@@ -213,6 +213,19 @@ def test_epochs_estimate_less_than_the_stored_gradient():
     np.testing.assert_allclose(exact[1:], (0.0626, 0.1488 * n), rtol=100 * EPS32)
 
 
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.float16])
+def test_norms_of_types_that_would_overflow(dtype, user_land):
+    norms = jnp.full(2, 2**15, dtype)
+    got = dynamics.two_batch_noise_scale(norms, norms, small=1, big=2**20)
+    assert float(got.gradient_norm_squared.value) == 2**15
+    assert float(got.noise_scale.value) == 0
+
+
+def test_no_gradient_at_all_is_undetermined():
+    zero = jnp.zeros(3)
+    assert dynamics.two_batch_noise_scale(zero, zero, small=1, big=2).undetermined
+
+
 @pytest.mark.parametrize(
     ("small_norms", "big_norms", "small", "big", "match"),
     [
@@ -220,7 +233,8 @@ def test_epochs_estimate_less_than_the_stored_gradient():
         (np.ones(3), np.ones(2), 1, 2, r"\(3,\) and \(2,\)"),
         (np.ones((2, 2)), np.ones((2, 2)), 1, 2, "one number per draw"),
         (np.ones(2), np.ones(2), 2, 2, "small < big"),
-        (np.ones(2), np.ones(2), 0, 2, "1 <= small"),
+        (np.ones(2), np.ones(2), 0, 2, "`small` must be an integer of at least 1"),
+        (np.ones(2), np.ones(2), 1, 2.5, "`big` must be an integer of at least 1"),
     ],
 )
 def test_two_batches_refuse(user_land, small_norms, big_norms, small, big, match):

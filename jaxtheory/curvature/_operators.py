@@ -12,8 +12,7 @@ from jaxtheory._types import ApplyFn, LossFn, Params
 from jaxtheory.batching import (
     check_batch_size,
     check_examples,
-    check_params,
-    example_losses,
+    check_model,
     num_shards,
     sum_examples,
 )
@@ -131,12 +130,9 @@ def ggn(
 
 def _check(apply_fn, loss_fn, params, x, y, batch_size):
     """Check what `hessian` and `ggn` are given; the number of shards of the data."""
-    check_params(params)
     check_batch_size(batch_size)
-    n = check_examples(x=x, y=y)
-    losses = lambda p, x, y: example_losses(loss_fn, apply_fn(p, x), y, n)
-    jax.eval_shape(losses, params, x, y)
-    return num_shards(x)
+    check_model(apply_fn, loss_fn, params, x, y)
+    return num_shards((x, y))
 
 
 @dataclass(frozen=True)

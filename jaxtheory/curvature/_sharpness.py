@@ -9,9 +9,14 @@ import optax
 from jaxtyping import Array, Float, Num, PyTree
 
 from jaxtheory._types import ApplyFn, Estimate, KeyArray, LossFn, Params
-from jaxtheory.batching import check_examples, check_params, example_losses
+from jaxtheory.batching import check_count, check_model, check_number, num_shards
 from jaxtheory.curvature._operators import hessian
-from jaxtheory.linalg import function_operator, top_eigenpairs
+from jaxtheory.linalg import (
+    check_vector,
+    dimension,
+    function_operator,
+    top_eigenpairs,
+)
 
 
 def sharpness(
@@ -68,9 +73,6 @@ def sharpness(
     return top.values[0]
 
 
-@functools.partial(
-    jax.jit, static_argnames=("apply_fn", "loss_fn", "batch_size", "num_batches")
-)
 def batch_sharpness(
     apply_fn: ApplyFn,
     loss_fn: LossFn,
@@ -136,20 +138,23 @@ def batch_sharpness(
         Andreyev & Beneventano, Edge of stochastic stability, arXiv:2412.20553,
         definition 3.
     """
-    check_params(params)
-    n = check_examples(x=x, y=y)
-    losses = lambda p, x, y: example_losses(loss_fn, apply_fn(p, x), y, n)
-    jax.eval_shape(losses, params, x, y)
-    if not 1 <= batch_size <= n:
+    n = check_model(apply_fn, loss_fn, params, x, y)
+    num_shards((x, y))  # refuses explicit axes, on which no batch can be drawn
+    batch_size = check_count(batch_size=batch_size)
+    num_batches = check_count(at_least=2, num_batches=num_batches)
+    if batch_size > n:
         raise ValueError(
             f"`batch_size` must be between 1 and the {n} examples, but was "
             f"{batch_size}."
         )
-    if num_batches < 2:
-        raise ValueError(
-            "`num_batches` must be at least 2 for a standard error, but was "
-            f"{num_batches}."
-        )
+    return _batch_sharpness(
+        apply_fn, loss_fn, params, x, y, key, n, batch_size, num_batches
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 6, 7, 8))
+def _batch_sharpness(apply_fn, loss_fn, params, x, y, key, n, batch_size, num_batches):
+    """`batch_sharpness` of checked arguments."""
 
     def ratio(index):
         rows = jax.random.choice(
@@ -187,7 +192,8 @@ def preconditioned(
         A symmetric operator on the same space.
 
     Raises:
-        ValueError: `diagonal` has another structure or shape.
+        ValueError: `operator` is not square, or `diagonal` has another structure or
+            shape.
 
     Example:
         >>> import jax.numpy as jnp, lineax as lx
@@ -199,16 +205,12 @@ def preconditioned(
         Cohen et al., Adaptive gradient methods at the edge of stability,
         arXiv:2207.14484.
     """
+    dimension(operator)
     structure = operator.in_structure()
-    check = function_operator(_identity, structure=structure)
-    check.mv(diagonal)
+    check_vector(diagonal, structure, "diagonal")
     return function_operator(
         _precondition, operator, diagonal, structure=structure, tags=lx.symmetric_tag
     )
-
-
-def _identity(vector):
-    return vector
 
 
 def _precondition(operator, diagonal, vector):
@@ -245,7 +247,8 @@ def adam_preconditioner(
         The positive diagonal of ``P``, a pytree like the parameters.
 
     Raises:
-        ValueError: The state holds no `optax.ScaleByAdamState`, or more than one.
+        ValueError: The state holds no `optax.ScaleByAdamState`, or more than one; a
+            decay is outside ``[0, 1)``, or `eps` negative.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -259,6 +262,9 @@ def adam_preconditioner(
     References:
         arXiv:2207.14484, section 3.
     """
+    for name, decay in (("b1", b1), ("b2", b2)):
+        check_number(name, decay, lambda b: 0 <= b < 1, "in [0, 1)")
+    check_number("eps", eps, lambda e: e >= 0, "at least 0")
     is_adam = lambda node: isinstance(node, optax.ScaleByAdamState)
     nodes = jax.tree.leaves(opt_state, is_leaf=is_adam)
     states = [node for node in nodes if is_adam(node)]

@@ -1,6 +1,9 @@
 """How sharp a quadratic may be before an optimizer diverges on it."""
 
+import math
 from typing import Literal, NamedTuple
+
+from jaxtheory.batching import check_number
 
 Method = Literal["gradient_descent", "heavy_ball", "nesterov", "adam"]
 
@@ -21,7 +24,7 @@ class StabilityThreshold(NamedTuple):
 
 
 def stability_threshold(
-    method: Method, *, learning_rate: float, momentum: float = 0.0
+    method: Method, *, learning_rate: float, momentum: float | None = None
 ) -> StabilityThreshold:
     r"""Compute the sharpness above which an optimizer diverges on a quadratic.
 
@@ -41,14 +44,15 @@ def stability_threshold(
     Args:
         method: Which recursion.
         learning_rate: ``eta``.
-        momentum: ``b``; Adam's ``b1``.
+        momentum: ``b``; Adam's ``b1``. Required but for gradient descent, which has
+            none.
 
     Returns:
         The full-batch threshold and the range for minibatches.
 
     Raises:
-        ValueError: `learning_rate` is not positive, `momentum` outside ``[0, 1)``, or
-            an unknown method.
+        ValueError: `learning_rate` is not positive and finite, `momentum` is outside
+            ``[0, 1)``, missing or without meaning, or the method is unknown.
 
     Example:
         >>> edge = stability_threshold("heavy_ball", learning_rate=0.5, momentum=0.5)
@@ -59,11 +63,27 @@ def stability_threshold(
         arXiv:2103.00065; arXiv:2207.14484; minibatch forms arXiv:2412.20553 and
         arXiv:2604.14108.
     """
-    eta, b = learning_rate, momentum
-    if not eta > 0:
-        raise ValueError(f"`learning_rate` must be positive, but was {eta}.")
-    if not 0 <= b < 1:
-        raise ValueError(f"`momentum` must be in [0, 1), but was {b}.")
+    check_number(
+        "learning_rate",
+        learning_rate,
+        lambda eta: 0 < eta < math.inf,
+        "positive and finite",
+    )
+    if method == "gradient_descent":
+        if momentum not in (None, 0):
+            raise ValueError(
+                "`momentum` must be left out for 'gradient_descent', but was "
+                f"{momentum}. Choose 'heavy_ball' or 'nesterov'."
+            )
+    else:
+        check_number(
+            "momentum", momentum, lambda b: 0 <= b < 1, f"in [0, 1) for {method!r}"
+        )
+    return _threshold(method, learning_rate, momentum)
+
+
+def _threshold(method, eta, b):
+    """`stability_threshold` of checked numbers."""
     if method == "gradient_descent":
         return StabilityThreshold(2 / eta, 2 / eta, 2 / eta)
     if method == "heavy_ball":

@@ -5,14 +5,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Num, PyTree
 
 from jaxtheory._types import ApplyFn, Estimate, LossFn, Params
 from jaxtheory.batching import (
     check_batch_size,
+    check_count,
     check_examples,
-    check_params,
-    example_losses,
+    check_model,
     num_shards,
     sum_examples,
 )
@@ -41,8 +42,8 @@ class TwoBatchNoiseScale(NamedTuple):
             that of the delta method.
         gradient_norm_squared: Estimate of the squared norm of the true gradient.
         covariance_trace: Estimate of the trace of the gradient covariance.
-        undetermined: True when `gradient_norm_squared` is below two of its standard
-            errors (or NaN): the ratio then says nothing, whatever its own error is.
+        undetermined: True unless `gradient_norm_squared` is above two of its standard
+            errors: else the ratio says nothing, whatever its own error is.
     """
 
     noise_scale: Estimate
@@ -162,8 +163,9 @@ def two_batch_noise_scale(
         McCandlish et al., arXiv:1812.06162, appendix A.1.
     """
     _check_draws(small_norms_squared, big_norms_squared, small, big)
-    at_small = jnp.asarray(small_norms_squared)
-    at_big = jnp.asarray(big_norms_squared)
+    # Integers and half precision would overflow.
+    wide = lambda a: jnp.asarray(a, jnp.result_type(jnp.float32, jnp.asarray(a)))
+    at_small, at_big = wide(small_norms_squared), wide(big_norms_squared)
     squares = (big * at_big - small * at_small) / (big - small)
     traces = (at_small - at_big) / (1 / small - 1 / big)
     square, trace = _mean(squares), _mean(traces)
@@ -174,7 +176,7 @@ def two_batch_noise_scale(
         noise_scale=Estimate(ratio, deviation, square.num_samples),
         gradient_norm_squared=square,
         covariance_trace=trace,
-        undetermined=~(square.value >= 2 * square.standard_error),  # true for NaN
+        undetermined=~(square.value > 2 * square.standard_error),  # true for NaN, 0
     )
 
 
@@ -224,28 +226,24 @@ def _mean(samples):
 
 def _check(apply_fn, loss_fn, params, x, y, batch_size):
     """Check what `noise_scale` is given; the number of shards of the data."""
-    check_params(params)
     check_batch_size(batch_size)
-    n = check_examples(x=x, y=y)
-    if n < 2:
+    if check_model(apply_fn, loss_fn, params, x, y) < 2:
         raise ValueError(
             "`x` must hold at least two examples, for a covariance, but holds 1."
         )
-    losses = lambda p, x, y: example_losses(loss_fn, apply_fn(p, x), y, n)
-    jax.eval_shape(losses, params, x, y)
     return num_shards((x, y))
 
 
 def _check_draws(small_norms_squared, big_norms_squared, small, big):
     """Check what `two_batch_noise_scale` is given."""
-    shapes = jnp.shape(small_norms_squared), jnp.shape(big_norms_squared)
+    shapes = np.shape(small_norms_squared), np.shape(big_norms_squared)
     if len(shapes[0]) != 1 or shapes[0] != shapes[1] or shapes[0][0] < 2:
         raise ValueError(
             "`small_norms_squared` and `big_norms_squared` must hold one number per "
             f"draw, [r] with at least two draws, but have shapes {shapes[0]} and "
             f"{shapes[1]}."
         )
-    if not 1 <= small < big:
+    if check_count(small=small) >= check_count(big=big):
         raise ValueError(
             "`small` and `big` must be batch sizes with 1 <= small < big, but were "
             f"{small} and {big}."
