@@ -176,6 +176,20 @@ def test_biased_alignment_of_independent_features():
     assert abs(kernels.centred_alignment(x @ x.T, y)) < 0.05
 
 
+@pytest.mark.usefixtures("user_land")
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, bool, jnp.float16])
+def test_types_in_which_differences_go_wrong(kernel, labels, estimator, dtype):
+    """An unsigned 0 - 1 is 255."""
+    measure = partial(kernels.centred_alignment, estimator=estimator)
+    expected = measure(kernel, labels)
+    np.testing.assert_allclose(measure(kernel, labels.astype(dtype)), expected)
+    same = (labels @ labels.T + jnp.eye(10)).astype(dtype)
+    expected = measure(same.astype(jnp.float32), labels)
+    np.testing.assert_allclose(measure(same, labels), expected)
+    distance = kernels.kernel_distance(same, jnp.eye(10, dtype=dtype))
+    assert distance.dtype == jnp.float32
+
+
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e5])
 def test_undefined_is_nan(kernel, labels, estimator, value):
     measure = partial(kernels.centred_alignment, estimator=estimator)
@@ -222,6 +236,12 @@ def test_works_under_jit_vmap_and_grad(kernel, labels, estimator):
 def test_bad_input(kernel, labels):
     with pytest.raises(ValueError, match=r"`kernel2` must have the shape of `kernel1`"):
         kernels.kernel_distance(kernel, kernel[:3])
+    with pytest.raises(ValueError, match=r"`kernel2` must hold at least one example"):
+        kernels.kernel_distance(kernel, kernel[:0])
+    with pytest.raises(ValueError, match=r"`kernel1\[0\]\[0\]` must have examples"):
+        kernels.kernel_distance([[1.0]], kernel)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"`targets` must be \[n, k\].*\(10, 0\)"):
+        kernels.centred_alignment(kernel, labels[:, :0])
     with pytest.raises(ValueError, match=r"`kernel` must be a square matrix"):
         kernels.centred_alignment(kernel[:, :3], labels)
     with pytest.raises(ValueError, match=r"`kernel` must be a square matrix"):

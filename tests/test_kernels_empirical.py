@@ -236,6 +236,7 @@ def test_batched_memory_is_a_few_chunks():
 
 WRONG_INPUTS = {
     "option": ({"outputs": "sum"}, r"`outputs` must be one of .*'sum'"),
+    "options": ({"outputs": ["trace"]}, r"`outputs` must be one of .*\['trace'\]"),
     "batch": ({"batch_size": 0}, r"`batch_size` must be None .* positive integer"),
     "integers": ({"params": jnp.ones((2, 3), int)}, r"`params` must be floating-point"),
     "empty": ({"params": {}}, r"`params` must hold at least one array"),
@@ -246,6 +247,10 @@ WRONG_INPUTS = {
     "no output axis": (
         {"apply_fn": lambda params, x: (x @ params)[:, 0]},
         r"outputs \[n, k\] with an output axis, but returned shape \(5,\).*\[:, None\]",
+    ),
+    "no outputs": (
+        {"apply_fn": lambda params, x: (x @ params)[:, :0]},
+        r"outputs \[n, k\] with an output axis, but returned shape \(5, 0\)",
     ),
     "no examples": (
         {"apply_fn": lambda params, x: (x @ params)[0]},

@@ -29,7 +29,7 @@ def kernel_distance(
         The distance. NaN, because undefined, if a kernel is zero or not finite.
 
     Raises:
-        ValueError: The kernels differ in shape.
+        ValueError: The kernels differ in shape, or have no examples.
 
     Example:
         >>> import jax.numpy as jnp
@@ -41,13 +41,16 @@ def kernel_distance(
     References:
         Fort et al., arXiv:2010.15110 (kernel distance and kernel velocity).
     """
+    check_examples(kernel1=kernel1)
+    check_examples(kernel2=kernel2)
     if jnp.shape(kernel1) != jnp.shape(kernel2):
         raise ValueError(
             "`kernel2` must have the shape of `kernel1`, but has shape "
             f"{jnp.shape(kernel2)} against {jnp.shape(kernel1)}. Compute both with the "
             "same examples and the same `outputs`."
         )
-    return jnp.sum((_normalise(kernel1) - _normalise(kernel2)) ** 2) / 2
+    difference = _normalise(_single(kernel1)) - _normalise(_single(kernel2))
+    return jnp.sum(difference**2) / 2
 
 
 def centred_alignment(
@@ -115,7 +118,7 @@ def centred_alignment(
         raise ValueError(
             f"`estimator` must be one of {get_args(Estimator)}, but was {estimator!r}."
         )
-    labels = _normalise(_centre(targets))
+    kernel, labels = _single(kernel), _normalise(_centre(_single(targets)))
     if estimator == "biased":
         return _biased(kernel, labels)
     if jnp.shape(kernel)[0] < 4:
@@ -155,11 +158,16 @@ def check_kernel(kernel: Array) -> None:
 def check_targets(targets: Array, kernel: Array) -> None:
     """Raise unless `targets` is ``[n, k]`` for the ``n`` examples of `kernel`."""
     check_examples(kernel=kernel, targets=targets)
-    if len(jnp.shape(targets)) != 2:
+    if len(jnp.shape(targets)) != 2 or jnp.shape(targets)[1] == 0:
         raise ValueError(
             f"`targets` must be [n, k], but has shape {jnp.shape(targets)}. Use "
             "`targets[:, None]` for one output, `jax.nn.one_hot` for class labels."
         )
+
+
+def _single(values):
+    """The values in at least single precision: differences of labels may wrap round."""
+    return jnp.asarray(values, jnp.result_type(jnp.float32, values))
 
 
 def _normalise(kernel):

@@ -103,7 +103,7 @@ def empirical_ntk(
         Sohl-Dickstein, Schoenholz, arXiv:2206.08720, section 3.2 (its cost by
         Jacobian contraction).
     """
-    if outputs not in _CONTRACTIONS:
+    if outputs not in get_args(Outputs):
         raise ValueError(
             f"`outputs` must be one of {get_args(Outputs)}, but was {outputs!r}."
         )
@@ -113,7 +113,9 @@ def empirical_ntk(
     if x2 is not None:
         check_examples(x2=x2)
         _check_same_inputs(x1, x2)
-    return _empirical_ntk(apply_fn, params, x1, x2, outputs, batch_size, num_shards(x1))
+    return _empirical_ntk(
+        apply_fn, params, x1, x2, outputs, batch_size, num_shards((x1, x2))
+    )
 
 
 @partial(jax.jit, static_argnums=(0, 4, 5, 6))
@@ -236,7 +238,7 @@ def _check_outputs(apply_fn: ApplyFn, params: Any, x: Any) -> None:
             f"`apply_fn` must return one row of outputs for each of {n} examples, "
             f"but returned shape {found.shape}. Keep examples on the leading axis."
         )
-    if len(found.shape) == 1:
+    if len(found.shape) == 1 or found.size == 0:
         raise ValueError(
             "`apply_fn` must return outputs [n, k] with an output axis, but returned "
             f"shape {found.shape}. Add it: `lambda params, x: apply_fn(params, x)"
