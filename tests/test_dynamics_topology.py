@@ -1,5 +1,7 @@
 """Distances, trees, dimensions and nulls against SciPy, closed forms and a table."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -420,11 +422,28 @@ def test_ou_decay_of_a_slow_path_keeps_its_digits():
         (lambda: dynamics.minimum_spanning_tree(np.ones((2, 2), int)), "floating"),
         (lambda: dynamics.e_alpha(np.ones((2, 2), "f4")), "must be a vector"),
         (lambda: dynamics.e_alpha(np.ones(2, "f4"), alpha=0.0), "`alpha` must be"),
+        (lambda: dynamics.e_alpha(np.ones(2, "f4"), alpha=jnp.array(-1.0)), "`alpha`"),
+        (lambda: dynamics.e_alpha(np.ones(2, "f4"), alpha=jnp.ones(2)), "`alpha` must"),
     ],
 )
 def test_bad_points_distances_and_lengths(user_land, call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_sums_of_half_precision_do_not_overflow():
+    lengths = jnp.full(3000, 100.0, jnp.float16)
+    assert float(dynamics.e_alpha(lengths)) == 300_000
+    line, lengths = jnp.arange(8.0)[:, None], lengths[:7] * 100
+    measured = dynamics.path_topology(line, key=new_key(), step_lengths=lengths)
+    assert float(measured.path_length) == 70_000
+
+
+def test_lists_are_points_too(user_land):
+    points: Any = [[0.0, 0.0], [3.0, 4.0]]
+    distances: Any = [[0.0, 2.0], [2.0, 0.0]]
+    assert float(dynamics.path_length(points)) == 5
+    assert float(dynamics.minimum_spanning_tree(distances).lengths[0]) == 2
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,8 @@ def displacement(points: Float[ArrayLike, "r d"]) -> Float[Array, ""]:
 
 def as_points(points: ArrayLike, *, at_least: int) -> Array:
     """Points ``[r, d]`` in single precision or better; raise if they are none."""
-    shape, dtype = jnp.shape(points), jnp.result_type(points)
+    points = jnp.asarray(points)
+    shape, dtype = points.shape, points.dtype
     if len(shape) != 2 or shape[0] < at_least or shape[1] == 0:
         raise ValueError(
             f"`points` must be a matrix [r, d] of at least {at_least} points, one a "
@@ -62,8 +63,7 @@ def as_points(points: ArrayLike, *, at_least: int) -> Array:
         )
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"`points` must be floating-point, but has dtype {dtype}.")
-    points = jnp.asarray(points)
-    return points.astype(jnp.promote_types(points.dtype, jnp.float32))
+    return points.astype(jnp.promote_types(dtype, jnp.float32))
 
 
 def count_nonfinite(points: Array) -> Array:

@@ -12,6 +12,7 @@ from jaxtheory._types import KeyArray
 from jaxtheory.dynamics._nulls import distances_along, ornstein_uhlenbeck, sign_flipped
 from jaxtheory.dynamics._path import as_points, count_nonfinite, path_length
 from jaxtheory.dynamics._tree import (
+    at_least_single,
     check_alpha,
     e_alpha,
     minimum_spanning_tree,
@@ -239,7 +240,7 @@ def path_topology(
     null_a, null_b, decay = _measure_nulls(
         points, key_nulls, num_nulls, num_sizes, num_repeats
     )
-    exact = length if step_lengths is None else jnp.sum(jnp.asarray(step_lengths))
+    exact = length if step_lengths is None else jnp.sum(at_least_single(step_lengths))
     return PathTopology(
         num_points=r,
         num_nonfinite=num_nonfinite,
@@ -346,9 +347,9 @@ def _check_counts(**counts):
 
 def _check_step_lengths(step_lengths, r):
     """Check that there is one length a step."""
-    if step_lengths is not None and jnp.shape(step_lengths) != (r - 1,):
+    if step_lengths is not None and np.shape(step_lengths) != (r - 1,):
         raise ValueError(
             f"`step_lengths` must hold one length a step, shape ({r - 1},), but has "
-            f"shape {jnp.shape(step_lengths)}. Entry t is the distance from point t to "
+            f"shape {np.shape(step_lengths)}. Entry t is the distance from point t to "
             "point t + 1; leave it out where that is not known."
         )
