@@ -263,10 +263,12 @@ def test_prior_must_use_the_same_containers(user_land):
         (dict(prior_scales=(1.0, np.inf)), "`prior_scales` must hold finite"),
         (dict(prior_scales=[[1.0]]), "`prior_scales` must be a number or a non-empty"),
         (dict(num_samples=0), "`num_samples` must be an integer of at least 1"),
+        (dict(num_samples=True), "`num_samples` must be an integer of at least 1"),
+        (dict(loss_fn=lambda o, y: (o, y)), "`loss_fn` must return one .* a tuple"),
         (dict(num_samples=2.5), "`num_samples` must be an integer of at least 1"),
-        (dict(delta=1.0), "`delta` must lie strictly between 0 and 1"),
+        (dict(delta=1.0), "`delta` must be strictly between 0 and 1"),
         (dict(batch_size=0), "`batch_size` must be None"),
-        (dict(loss_fn=lambda o, y: o), "`loss_fn` must return one loss for each"),
+        (dict(loss_fn=lambda o, y: o), "`loss_fn` must return one loss per"),
     ],
 )
 def test_options_are_checked(user_land, changes, message):
@@ -292,6 +294,10 @@ def test_data_are_checked(user_land):
         call(x, jax.nn.one_hot(y, K))
     with pytest.raises(ValueError, match=r"`outputs` must have shape \[n, k\]"):
         call(x, y, lambda p, x: mlp(p, x)[:, :1])
+    with pytest.raises(ValueError, match=r"`apply_fn` must return .*\(10, 3\)"):
+        call(x, y, lambda p, x: mlp(p, x)[:10])
+    with pytest.raises(ValueError, match=r"`apply_fn` must return one array"):
+        call(x, y, lambda p, x: (mlp(p, x), x))
     integers = jax.tree.map(lambda w: w.astype(int), params)
     with pytest.raises(ValueError, match=r"`params\['in'\]` must be floating-point"):
         gaussian_pac_bayes(mlp, integers, prior, x, y, **settings())

@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import brentq
@@ -57,6 +58,7 @@ def test_fails_as_often_as_it_says():
         (11, 10, "`num_errors` must be at most `num_examples` = 10"),
         (-1, 10, "`num_errors` must be an integer of at least 0"),
         (1.5, 10, "`num_errors` must be an integer"),
+        (True, 10, "`num_errors` must be an integer"),
         (0, 0, "`num_examples` must be an integer of at least 1"),
     ],
 )
@@ -65,10 +67,19 @@ def test_counts_must_be_counts(user_land, errors, n, message):
         holdout(errors, n, delta=0.05)
 
 
-@pytest.mark.parametrize("delta", [0.0, 1.0, -0.1, 1.5, np.nan])
+@pytest.mark.parametrize("delta", [0.0, 1.0, -0.1, 1.5, np.nan, None, "0.1"])
 def test_delta_must_be_a_probability(user_land, delta):
-    with pytest.raises(ValueError, match="`delta` must lie strictly between 0 and 1"):
+    with pytest.raises(ValueError, match="`delta` must be strictly between 0 and 1"):
         holdout(1, 10, delta=delta)
+
+
+@pytest.mark.parametrize("kind", [np.float32, jnp.float32])
+def test_delta_in_single_precision_is_used_in_double(user_land, kind):
+    exact = float(np.float32(0.05))
+    for errors in (0, 3):
+        bound = holdout(errors, 100, delta=kind(0.05))
+        assert bound == holdout(errors, 100, delta=exact)
+        assert type(bound.delta) is float
 
 
 def test_tracers_are_refused(user_land):

@@ -70,16 +70,19 @@ def test_distances_are_taken_in_float64():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(empirical_risk=1.2), r"`empirical_risk` must lie in \[0, 1\]"),
-        (dict(empirical_risk=np.nan), r"`empirical_risk` must lie in \[0, 1\]"),
+        (dict(empirical_risk=1.2), r"`empirical_risk` must be in \[0, 1\]"),
+        (dict(empirical_risk=np.nan), r"`empirical_risk` must be in \[0, 1\]"),
         (dict(kl=-1e-9), "`kl` must be finite and >= 0"),
         (dict(kl=np.nan), "`kl` must be finite and >= 0"),
         (dict(kl=np.inf), "`kl` must be finite and >= 0"),
         (dict(num_examples=1), "`num_examples` must be an integer of at least 2"),
         (dict(num_examples=10.5), "`num_examples` must be an integer of at least 2"),
-        (dict(delta=0.0), "`delta` must lie strictly between 0 and 1"),
-        (dict(delta=1.0), "`delta` must lie strictly between 0 and 1"),
-        (dict(delta=np.nan), "`delta` must lie strictly between 0 and 1"),
+        (dict(delta=0.0), "`delta` must be strictly between 0 and 1"),
+        (dict(delta=1.0), "`delta` must be strictly between 0 and 1"),
+        (dict(kl="1"), "`kl` must be finite and >= 0"),
+        (dict(empirical_risk=np.ones(2)), r"`empirical_risk` .* shape \(2,\)"),
+        (dict(delta=None), "`delta` must be strictly between 0 and 1"),
+        (dict(delta=np.nan), "`delta` must be strictly between 0 and 1"),
     ],
 )
 def test_pac_bayes_kl_refuses(user_land, changes, message):

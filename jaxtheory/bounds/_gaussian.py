@@ -16,7 +16,6 @@ from jaxtheory.bounds._ledger import (
     SETTING,
     VIOLATED,
     check_concrete,
-    check_count,
     check_delta,
     make_bound,
 )
@@ -131,7 +130,8 @@ def gaussian_pac_bayes(
         Maurer, arXiv cs/0411099, theorem 5.
     """
     check_concrete(params=params, prior_params=prior_params, x=x, y=y, key=key)
-    num_examples, num_samples = _check_sizes(x, y, num_samples, delta)
+    delta = check_delta(delta)
+    num_examples, num_samples = _check_sizes(x, y, num_samples)
     posterior = check_scales(posterior_scales=posterior_scales)
     prior = _DEFAULT_PRIOR_SCALES
     if prior_scales is not None:
@@ -231,7 +231,8 @@ def prior_bound(
         depend on data.
     """
     check_concrete(prior_params=prior_params, x=x, y=y, key=key)
-    num_examples, num_samples = _check_sizes(x, y, num_samples, delta)
+    delta = check_delta(delta)
+    num_examples, num_samples = _check_sizes(x, y, num_samples)
     grid = check_scales(scales=scales)
     risks = gibbs_risk(
         apply_fn,
@@ -257,10 +258,9 @@ def prior_bound(
     )
 
 
-def _check_sizes(x, y, num_samples, delta):
+def _check_sizes(x, y, num_samples):
     """Raise on a bad `delta` or too few examples or draws; the numbers of both."""
-    check_delta(delta)
-    m = check_count(at_least=1, num_samples=num_samples)
+    m = batching.check_count(num_samples=num_samples)
     n = batching.check_examples(x=x, y=y)
     if n < 2:
         raise ValueError("`x` must hold at least 2 examples, but holds 1.")

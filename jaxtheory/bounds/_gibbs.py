@@ -90,8 +90,10 @@ def gibbs_risk(
     n = batching.check_examples(x=x, y=y)
     batching.check_params(params)
     batching.check_batch_size(batch_size)
+    outputs = _outputs.eval_shape(apply_fn, params, x)
+    _check_outputs(outputs, n)
     if loss_fn is zero_one_error:
-        _check_labels(y, _outputs.eval_shape(apply_fn, params, x))
+        _check_labels(y, outputs)
     sums = _summed_losses(
         apply_fn,
         loss_fn,
@@ -117,8 +119,23 @@ def _outputs(apply_fn, params, x):
     return apply_fn(params, x)
 
 
+def _check_outputs(outputs, n):
+    """Raise unless the model returned something for each example."""
+    for leaf in jax.tree.leaves(outputs):
+        if leaf.shape[:1] != (n,):
+            raise ValueError(
+                f"`apply_fn` must return outputs for each of {n} examples on the "
+                f"leading axis, but returned shape {leaf.shape}."
+            )
+
+
 def _check_labels(y, outputs):
     """Raise if `y` is not a valid label of `outputs`, a shape `[n, k]`."""
+    if not isinstance(outputs, jax.ShapeDtypeStruct):
+        raise ValueError(
+            "`apply_fn` must return one array of outputs [n, k], but returned "
+            f"{jax.tree.structure(outputs)}. Return the scores alone."
+        )
     labels = np.asarray(y)
     shaped = len(outputs.shape) == 2 and outputs.shape[1] > 1
     if not shaped or not np.issubdtype(labels.dtype, np.integer):
@@ -145,8 +162,8 @@ def _summed_losses(
 
         def total(chunk, weights):
             x, y = chunk
-            losses = loss_fn(apply_fn(drawn, x), y)
-            _check_losses(losses, weights)
+            outputs = apply_fn(drawn, x)
+            losses = batching.example_losses(loss_fn, outputs, y, weights.size)
             losses = losses.astype(weights.dtype)
             losses = jnp.where(jnp.isnan(losses), 1.0, jnp.clip(losses, 0.0, 1.0))
             return jnp.sum(weights * losses)
@@ -156,15 +173,6 @@ def _summed_losses(
     draws = jnp.arange(num_samples)
     at_scale = lambda scale: jax.lax.map(lambda index: draw(scale, index), draws)
     return jax.lax.map(at_scale, jnp.asarray(scales, float))
-
-
-def _check_losses(losses, weights):
-    """Raise unless there is one loss for each example."""
-    if jnp.shape(losses) != weights.shape:
-        raise ValueError(
-            f"`loss_fn` must return one loss for each example, shape {weights.shape}, "
-            f"but returned shape {jnp.shape(losses)}. Average over the other axes."
-        )
 
 
 def _perturb(params, scale, key):

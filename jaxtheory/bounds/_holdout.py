@@ -5,12 +5,12 @@ from typing import SupportsIndex
 import numpy as np
 
 from jaxtheory._types import Bound
+from jaxtheory.batching import check_count
 from jaxtheory.bounds._ledger import (
     BY_CONSTRUCTION,
     INDEPENDENT,
     SETTING,
     check_concrete,
-    check_count,
     check_delta,
     make_bound,
 )
@@ -53,9 +53,9 @@ def holdout(
         prediction theory for classification", JMLR 6 (2005), section 3.
     """
     check_concrete(num_errors=num_errors, num_examples=num_examples)
-    check_delta(delta)
-    errors = check_count(num_errors=num_errors)
-    n = check_count(at_least=1, num_examples=num_examples)
+    delta = check_delta(delta)
+    errors = check_count(at_least=0, num_errors=num_errors)
+    n = check_count(num_examples=num_examples)
     if errors > n:
         raise ValueError(
             f"`num_errors` must be at most `num_examples` = {n}, but was {errors}."

@@ -1,13 +1,13 @@
 """What a bound assumes, and what follows from it: certificate or not."""
 
-import operator
 from collections.abc import Sequence
-from typing import Any, SupportsIndex
+from typing import Any
 
 import jax
 from jax.core import Tracer
 
 from jaxtheory._types import Bound
+from jaxtheory.batching import check_number
 
 # The status of an assumption. A setting says where the inputs come from (independent
 # examples, a prior fixed before they were seen): every statistical statement starts
@@ -59,36 +59,16 @@ def make_bound(
     )
 
 
-def check_delta(delta: float) -> None:
-    """Raise unless `delta` lies strictly between 0 and 1."""
+def check_delta(delta: float) -> float:
+    """The probability as a Python float; raise unless it lies between 0 and 1."""
     check_concrete(delta=delta)
-    if not 0 < delta < 1:
-        raise ValueError(
-            "`delta` must lie strictly between 0 and 1 (the bound fails with at most "
-            f"this probability), but was {delta}."
-        )
-
-
-def check_count(*, at_least: int = 0, **named: SupportsIndex) -> int:
-    """The one named value as an int; raise unless it is a whole number, large enough.
-
-    Args:
-        at_least: Smallest allowed value.
-        **named: The value; the keyword is the name that an error message uses.
-
-    Returns:
-        The value.
-    """
-    ((name, value),) = named.items()
-    try:
-        count = operator.index(value)
-    except TypeError:
-        count = None
-    if count is None or count < at_least:
-        raise ValueError(
-            f"`{name}` must be an integer of at least {at_least}, but was {value!r}."
-        )
-    return count
+    check_number(
+        "delta",
+        delta,
+        lambda d: 0 < d < 1,
+        "strictly between 0 and 1 (the bound fails with at most this probability)",
+    )
+    return float(delta)  # a certificate is computed in double precision
 
 
 def check_concrete(**values: Any) -> None:

@@ -4,13 +4,13 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from jaxtheory._types import Bound
+from jaxtheory.batching import check_count, check_number
 from jaxtheory.bounds._kl import kl_inverse
 from jaxtheory.bounds._ledger import (
     INDEPENDENT,
     ON_TRUST,
     SETTING,
     check_concrete,
-    check_count,
     check_delta,
     make_bound,
 )
@@ -51,15 +51,15 @@ def pac_bayes_kl(
         Maurer, arXiv cs/0411099, theorem 5; Seeger, JMLR 3 (2002).
     """
     check_concrete(empirical_risk=empirical_risk, kl=kl, num_examples=num_examples)
-    check_delta(delta)
+    delta = check_delta(delta)
     n = check_count(at_least=2, num_examples=num_examples)
-    if not 0 <= empirical_risk <= 1:
-        raise ValueError(
-            f"`empirical_risk` must lie in [0, 1], but was {empirical_risk}. Rescale "
-            "or clip the losses."
-        )
-    if not 0 <= kl < np.inf:
-        raise ValueError(f"`kl` must be finite and >= 0, in nats, but was {kl}.")
+    check_number(
+        "empirical_risk",
+        empirical_risk,
+        lambda risk: 0 <= risk <= 1,
+        "in [0, 1] (rescale or clip the losses)",
+    )
+    check_number("kl", kl, lambda kl: 0 <= kl < np.inf, "finite and >= 0, in nats")
     return make_bound(
         value=float(kl_inverse(empirical_risk, maurer_budget(kl, n, delta))),
         empirical_risk=empirical_risk,
