@@ -75,6 +75,33 @@ def test_double_precision(x64):
     assert_close(fit.leave_one_out, refit(kernel, targets, 0.01), 1e-12)
 
 
+def cross_validation(kernel, targets, ridge):
+    """Generalised cross-validation through an explicit inverse."""
+    inverse = np.linalg.inv(kernel + ridge * np.eye(len(kernel)))
+    return np.mean((inverse @ targets) ** 2, axis=0) / np.mean(np.diag(inverse)) ** 2
+
+
+def test_generalised_cross_validation(x64):
+    kernel, targets, kernel_test = problem()
+    fit = regress(kernel, targets, kernel_test, 0.3, jnp.float64)
+    expected = cross_validation(kernel, targets, 0.3)
+    np.testing.assert_allclose(fit.generalised_cross_validation, expected, rtol=1e-12)
+    # Where every example is worth the same, it is the mean leave-one-out error.
+    ring = np.cos(2 * np.pi * np.subtract.outer(np.arange(N), np.arange(N)) / N)
+    fit = regress(np.exp(ring), targets, kernel_test, 0.3, jnp.float64)
+    leave_one_out = np.mean(fit.leave_one_out**2, axis=0)
+    np.testing.assert_allclose(
+        fit.generalised_cross_validation, leave_one_out, rtol=1e-12
+    )
+
+
+def test_singular_cross_validation_is_the_limit(x64):
+    kernel, targets, kernel_test = problem(num_features=4)
+    fit = regress(kernel, targets, kernel_test, 0, jnp.float64)
+    expected = cross_validation(kernel, targets, 1e-7)
+    np.testing.assert_allclose(fit.generalised_cross_validation, expected, rtol=1e-5)
+
+
 def test_ridge_is_that_of_scikit_learn():
     kernel, targets, kernel_test = problem()
     peer = KernelRidge(alpha=1, kernel="precomputed").fit(kernel, targets)

@@ -26,6 +26,11 @@ class KernelRegression(NamedTuple):
             example ``i`` of the regression on all others. The mean of their squares
             estimates the test error. Where eigenvalues were dropped, exact to about
             ``eps * condition`` if they are truly zero, and otherwise approximate.
+        generalised_cross_validation: For each output ``mean(a_i^2) / mean(G_ii)^2``, with
+            coefficients ``a`` and ``G = (K + ridge I)^-1``: the mean squared
+            leave-one-out residual with ``G_ii`` replaced by its mean. Estimates the
+            test error of each output, against targets as noisy as the given ones.
+            Where eigenvalues were dropped, its limit of vanishing ridge.
         num_dropped: Number of eigenvalues of ``K + ridge I`` at or below
             ``10 eps lambda_max`` of the same matrix (zero to rounding, or negative), in
             whose directions the coefficients are set to zero.
@@ -40,6 +45,7 @@ class KernelRegression(NamedTuple):
     predictions: Float[Array, "m k"]
     coefficients: Float[Array, "n k"]
     leave_one_out: Float[Array, "n k"]
+    generalised_cross_validation: Float[Array, " k"]
     num_dropped: Int[Array, ""]
     condition: Float[Array, ""]
     num_nonfinite: Int[Array, ""]
@@ -61,7 +67,8 @@ def kernel_regression(
 
     With ``ridge=0`` this is interpolation. Where the kernel is singular (duplicates,
     more examples than parameters) the solution of minimum norm is taken, through the
-    eigenvalues above ``10 eps lambda_max``, and the result says how many were dropped.
+    eigenvalues above ``10 eps lambda_max``, and the result says how many were dropped:
+    no jitter is ever added to the diagonal but the `ridge` that was asked for.
 
     One kernel serves all outputs. Of an empirical NTK with ``k`` outputs that is the
     trace divided by ``k``, as in the example.
@@ -82,8 +89,8 @@ def kernel_regression(
         ridge: Ridge, not negative (not checked when traced).
 
     Returns:
-        Predictions, dual coefficients and leave-one-out residuals, see
-        `KernelRegression`.
+        Predictions, dual coefficients, leave-one-out residuals and generalised
+        cross-validation, see `KernelRegression`.
 
     Raises:
         ValueError: Shapes do not fit, `ridge` is negative or not finite, or there are
@@ -116,7 +123,10 @@ def kernel_regression(
     References:
         Jacot, Gabriel, Hongler, arXiv:1806.07572 (the NTK as this kernel). The
         leave-one-out residual ``a_i / [(K + ridge I)^-1]_ii``, with ``a`` the
-        coefficients, is that of Allen's PRESS statistic.
+        coefficients, is that of Allen's PRESS statistic; Golub, Heath, Wahba (1979),
+        Technometrics 21 (generalised cross-validation); Jacot et al.,
+        arXiv:2006.09796, and Wei, Hu, Steinhardt, arXiv:2203.06176 (how closely it
+        follows the test error).
     """
     check_kernel(kernel)
     check_targets(targets, kernel)
@@ -126,44 +136,64 @@ def kernel_regression(
     dtype = jnp.result_type(jnp.float32, kernel, targets, kernel_test)
     inputs = [jnp.asarray(a, dtype) for a in (kernel, targets, kernel_test)]
     kernel, targets, kernel_test = inputs
-    coefficients, leave_one_out, condition, dropped = _solve(kernel, targets, ridge)
+    solved = _solve(kernel, targets, ridge)
     return KernelRegression(
-        predictions=jnp.matmul(kernel_test, coefficients, precision="highest"),
-        coefficients=coefficients,
-        leave_one_out=leave_one_out,
-        num_dropped=jnp.sum(dropped),
-        condition=condition,
+        predictions=jnp.matmul(
+            kernel_test, solved["coefficients"], precision="highest"
+        ),
         num_nonfinite=sum(
             (jnp.sum(~jnp.isfinite(a)) for a in inputs), start=jnp.zeros((), int)
         ),
+        **solved,
     )
 
 
-def _solve(kernel, targets, ridge):
-    """Coefficients, leave-one-out residuals, condition number, what was dropped."""
+def eigendecomposition(kernel: Array) -> tuple[Array, Array]:
+    """Eigenvalues in ascending order and eigenvectors; NaN unless all is finite."""
     eigenvalues, vectors = jnp.linalg.eigh(kernel, symmetrize_input=True)
     # Not every eigensolver answers NaN to NaN.
     finite = jnp.all(jnp.isfinite(kernel))
-    eigenvalues = jnp.where(
-        finite, eigenvalues + jnp.asarray(ridge, kernel.dtype), jnp.nan
-    )
-    rounding = _CUTOFF * jnp.finfo(kernel.dtype).eps
-    dropped = eigenvalues <= rounding * jnp.max(jnp.abs(eigenvalues))
+    return jnp.where(finite, eigenvalues, jnp.nan), vectors
+
+
+def rounding_level(eigenvalues: Array) -> Array:
+    """Below which an eigenvalue is not told from zero."""
+    eps = jnp.finfo(eigenvalues.dtype).eps
+    return _CUTOFF * eps * jnp.max(jnp.abs(eigenvalues))
+
+
+def _solve(kernel, targets, ridge):
+    """The fields of the regression that do not depend on the test examples."""
+    eigenvalues, vectors = eigendecomposition(kernel)
+    eigenvalues = eigenvalues + jnp.asarray(ridge, kernel.dtype)
+    dropped = eigenvalues <= rounding_level(eigenvalues)
     condition = jnp.max(eigenvalues) / jnp.min(jnp.where(dropped, jnp.inf, eigenvalues))
     inverse = jnp.where(dropped, 0, 1 / jnp.where(dropped, 1, eigenvalues))
     modes = jnp.matmul(vectors.T, targets, precision="highest")
     coefficients = _combine(vectors, inverse, modes)
+    unfitted = _combine(vectors, dropped, modes)
     # Example by example, the diagonals of the inverse and of the null projection.
     diagonal = jnp.matmul(vectors**2, inverse, precision="highest")
     null = jnp.matmul(vectors**2, dropped, precision="highest")
     # Rounding tilts the null space by up to this angle (Davis and Kahan).
-    free = null > (rounding * condition) ** 2
+    eps = jnp.finfo(kernel.dtype).eps
+    free = null > (_CUTOFF * eps * condition) ** 2
     leave_one_out = jnp.where(
         free[:, None],
-        _combine(vectors, dropped, modes) / jnp.where(free, null, 1)[:, None],
+        unfitted / jnp.where(free, null, 1)[:, None],
         coefficients / jnp.where(free, 1, diagonal)[:, None],
     )
-    return coefficients, leave_one_out, condition, dropped
+    # As the ridge vanishes, both means grow with its inverse, from the null space.
+    singular = jnp.any(dropped)
+    numerator = jnp.where(singular, unfitted, coefficients)
+    denominator = jnp.where(singular, jnp.mean(null), jnp.mean(diagonal))
+    return {
+        "coefficients": coefficients,
+        "leave_one_out": leave_one_out,
+        "generalised_cross_validation": jnp.mean((numerator / denominator) ** 2, 0),
+        "num_dropped": jnp.sum(dropped),
+        "condition": condition,
+    }
 
 
 def _combine(vectors, weights, modes):
