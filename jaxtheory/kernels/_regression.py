@@ -26,8 +26,8 @@ class KernelRegression(NamedTuple):
             example ``i`` of the regression on all others. The mean of their squares
             estimates the test error. Where eigenvalues were dropped, exact to about
             ``eps * condition`` if they are truly zero, and otherwise approximate.
-        generalised_cross_validation: For each output ``mean(a_i^2) / mean(G_ii)^2``, with
-            coefficients ``a`` and ``G = (K + ridge I)^-1``: the mean squared
+        generalised_cross_validation: For each output ``mean(a_i^2) / mean(G_ii)^2``,
+            with coefficients ``a`` and ``G = (K + ridge I)^-1``: the mean squared
             leave-one-out residual with ``G_ii`` replaced by its mean. Estimates the
             test error of each output, against targets as noisy as the given ones.
             Where eigenvalues were dropped, its limit of vanishing ridge.
