@@ -100,6 +100,38 @@ def test_distance_in_double_precision(x64, kernel):
     np.testing.assert_allclose(found, distance(kernel, other), rtol=1e-13)
 
 
+def test_velocity_is_distance_per_time(kernel):
+    other = kernel + jnp.eye(10)
+    found = jax.jit(kernels.kernel_velocity)(kernel, other, time=0.25)
+    np.testing.assert_allclose(found, 4 * distance(kernel, other), rtol=100 * EPS)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_change_is_its_definition(kernel, scale):
+    other = kernel + jnp.eye(10)
+    a, b = np.asarray(kernel, np.float64), np.asarray(other, np.float64)
+    expected = np.linalg.norm(b - a) / np.linalg.norm(a)
+    found = kernels.kernel_change(scale * kernel, scale * other)
+    np.testing.assert_allclose(found, expected, rtol=10 * EPS)
+    assert kernels.kernel_change(kernel, 3 * kernel).round(5) == 2
+    assert kernels.kernel_change(kernel, kernel) == 0
+    assert jnp.isnan(kernels.kernel_change(0 * kernel, kernel))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_uncentred_alignment_is_its_definition(kernel, labels, scale):
+    a = np.asarray(kernel, np.float64)
+    b = np.asarray(labels, np.float64) @ np.asarray(labels, np.float64).T
+    expected = np.sum(a * b) / (np.linalg.norm(a) * np.linalg.norm(b))
+    found = jax.jit(kernels.uncentred_alignment)(scale * kernel, labels)
+    np.testing.assert_allclose(found, expected, atol=10 * EPS)
+    y = labels[:, :1] - 0.5
+    found = kernels.uncentred_alignment(kernel + 3, y)
+    expected = y[:, 0] @ (a + 3) @ y[:, 0] / (np.linalg.norm(a + 3) * np.sum(y**2))
+    np.testing.assert_allclose(found, expected, atol=10 * EPS)
+    assert jnp.isnan(kernels.uncentred_alignment(kernel, 0 * labels))
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_scale_does_not_overflow(kernel, labels, estimator, scale):
     found = kernels.kernel_distance(scale * kernel, jnp.eye(10))
@@ -238,6 +270,13 @@ def test_bad_input(kernel, labels):
         kernels.kernel_distance(kernel, kernel[:3])
     with pytest.raises(ValueError, match=r"`kernel2` must hold at least one example"):
         kernels.kernel_distance(kernel, kernel[:0])
+    with pytest.raises(ValueError, match=r"`kernel2` must have the shape of `kernel1`"):
+        kernels.kernel_change(kernel, kernel[:3])
+    for time in (0, -1.0, jnp.inf, jnp.ones(2)):
+        with pytest.raises(ValueError, match="`time` must be positive and finite"):
+            kernels.kernel_velocity(kernel, kernel, time=time)
+    with pytest.raises(ValueError, match=r"`targets` must be \[n, k\]"):
+        kernels.uncentred_alignment(kernel, labels[:, 0])
     with pytest.raises(ValueError, match=r"`kernel1\[0\]\[0\]` must have examples"):
         kernels.kernel_distance([[1.0]], kernel)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"`targets` must be \[n, k\].*\(10, 0\)"):

@@ -1,7 +1,15 @@
 """Kernels of networks: empirical neural tangent kernels, comparison, regression."""
 
+from jaxtheory.kernels._cka import cka as cka
+from jaxtheory.kernels._cka import kernel_cka as kernel_cka
+from jaxtheory.kernels._cka import target_energy as target_energy
 from jaxtheory.kernels._compare import centred_alignment as centred_alignment
+from jaxtheory.kernels._compare import kernel_change as kernel_change
 from jaxtheory.kernels._compare import kernel_distance as kernel_distance
+from jaxtheory.kernels._compare import kernel_velocity as kernel_velocity
+from jaxtheory.kernels._compare import uncentred_alignment as uncentred_alignment
 from jaxtheory.kernels._empirical import empirical_ntk as empirical_ntk
 from jaxtheory.kernels._regression import KernelRegression as KernelRegression
 from jaxtheory.kernels._regression import kernel_regression as kernel_regression
+from jaxtheory.kernels._spectrum import SpectrumSummary as SpectrumSummary
+from jaxtheory.kernels._spectrum import spectrum_summary as spectrum_summary

@@ -3,9 +3,9 @@
 from typing import Literal, get_args
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float, Real
 
-from jaxtheory.batching import check_examples
+from jaxtheory.batching import check_examples, check_number
 
 Estimator = Literal["debiased", "biased"]
 
@@ -19,7 +19,7 @@ def kernel_distance(
     to 2 (opposite); positive semidefinite kernels stay within ``[0, 1]``. Evaluated as
     half the squared distance of the normalised kernels, so that the small distances
     between successive training steps keep their digits. ``S`` over the time between
-    two measurements is the kernel velocity.
+    two measurements is the `kernel_velocity`.
 
     Args:
         kernel1: A kernel, ``[n1, n2]`` or with output axes.
@@ -41,16 +41,119 @@ def kernel_distance(
     References:
         Fort et al., arXiv:2010.15110 (kernel distance and kernel velocity).
     """
-    check_examples(kernel1=kernel1)
-    check_examples(kernel2=kernel2)
-    if jnp.shape(kernel1) != jnp.shape(kernel2):
-        raise ValueError(
-            "`kernel2` must have the shape of `kernel1`, but has shape "
-            f"{jnp.shape(kernel2)} against {jnp.shape(kernel1)}. Compute both with the "
-            "same examples and the same `outputs`."
-        )
+    _check_same_shape(kernel1, kernel2)
     difference = _normalise(_single(kernel1)) - _normalise(_single(kernel2))
     return jnp.sum(difference**2) / 2
+
+
+def kernel_velocity(
+    kernel1: Float[Array, "*shape"],
+    kernel2: Float[Array, "*shape"],
+    *,
+    time: Real[ArrayLike, ""],
+) -> Float[Array, ""]:
+    r"""Compute how fast a kernel turns: its distance from a later one, per time.
+
+    ``v = S(K(t), K(t + time)) / time`` with the `kernel_distance` ``S``. The distance
+    grows with the square of a small time, so velocities compare at one `time` only.
+
+    Args:
+        kernel1: The kernel at a time ``t``, ``[n1, n2]`` or with output axes.
+        kernel2: The kernel at ``t + time``.
+        time: Time between the two, in the units that the velocity is wanted in (steps,
+            epochs, steps times learning rate); positive.
+
+    Returns:
+        The velocity. NaN, because undefined, if a kernel is zero or not finite.
+
+    Raises:
+        ValueError: The kernels differ in shape, or have no examples; `time` is not a
+            positive number.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> kernel_velocity(jnp.eye(2), 1 - jnp.eye(2), time=4).round(6).tolist()
+        0.25
+
+    References:
+        Fort et al., arXiv:2010.15110, section 3 (kernel velocity).
+    """
+    check_number("time", time, lambda t: 0 < t < float("inf"), "positive and finite")
+    return kernel_distance(kernel1, kernel2) / time
+
+
+def kernel_change(
+    kernel1: Float[Array, "*shape"], kernel2: Float[Array, "*shape"]
+) -> Float[Array, ""]:
+    r"""Compute how far a kernel moved, relative to where it was.
+
+    ``|K' - K|_F / |K|_F`` for `kernel1` ``K`` and `kernel2` ``K'``. Unlike
+    `kernel_distance` it sees a change of scale. From the first to the last step of
+    training it tends to 0 with growing width in the NTK parametrisation.
+
+    Args:
+        kernel1: The kernel at the start, ``[n1, n2]`` or with output axes.
+        kernel2: The kernel later, for the same examples and outputs.
+
+    Returns:
+        The relative change. NaN, because undefined, if `kernel1` is zero or not finite;
+        not finite if `kernel2` is not.
+
+    Raises:
+        ValueError: The kernels differ in shape, or have no examples.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> kernel_change(jnp.eye(2), 3 * jnp.eye(2)).tolist()
+        2.0
+
+    References:
+        Lee et al., arXiv:1902.06720, section 3.1 (relative change of the kernel).
+    """
+    _check_same_shape(kernel1, kernel2)
+    kernel1, kernel2 = _single(kernel1), _single(kernel2)
+    # Scaled first, as in `_normalise`, by one factor for both.
+    scale = jnp.max(jnp.abs(kernel1))
+    difference = jnp.ravel(kernel2 / scale - kernel1 / scale)
+    return jnp.linalg.norm(difference) / jnp.linalg.norm(jnp.ravel(kernel1 / scale))
+
+
+def uncentred_alignment(
+    kernel: Float[Array, "n n"], targets: Float[Array, "n k"]
+) -> Float[Array, ""]:
+    r"""Compute the alignment of a kernel with the labels, neither of them centred.
+
+    ``A = <K, Y Y^T>_F / (|K|_F |Y Y^T|_F)``, which for one output is ``y^T K y / (|K|_F
+    |y|^2)``. A constant part of the kernel counts: `centred_alignment` does not see
+    it, and tells kernels of networks apart better, whose entries are all positive.
+
+    Args:
+        kernel: A symmetric kernel on ``n`` examples.
+        targets: Labels, one-hot for classes (`jax.nn.one_hot`).
+
+    Returns:
+        The alignment, in ``[-1, 1]``, and in ``[0, 1]`` for a positive semidefinite
+        kernel. NaN, because undefined, if the kernel or the targets are zero or not
+        finite.
+
+    Raises:
+        ValueError: `kernel` is not square, or `targets` is not ``[n, k]``.
+
+    Memory:
+        One matrix ``[n, n]``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> targets = jnp.array([[1.0], [-1.0], [1.0], [1.0]])
+        >>> float(uncentred_alignment(jnp.eye(4), targets))  # 1 / sqrt(n)
+        0.5
+
+    References:
+        Cristianini et al., On kernel-target alignment, NIPS 2001, definition 2.
+    """
+    check_kernel(kernel)
+    check_targets(targets, kernel)
+    return _overlap(_normalise(_single(kernel)), _normalise(_single(targets)))
 
 
 def centred_alignment(
@@ -114,18 +217,10 @@ def centred_alignment(
     """
     check_kernel(kernel)
     check_targets(targets, kernel)
-    if estimator not in get_args(Estimator):
-        raise ValueError(
-            f"`estimator` must be one of {get_args(Estimator)}, but was {estimator!r}."
-        )
+    check_estimator(estimator, kernel=kernel)
     kernel, labels = _single(kernel), _normalise(_centre(_single(targets)))
     if estimator == "biased":
         return _biased(kernel, labels)
-    if jnp.shape(kernel)[0] < 4:
-        raise ValueError(
-            "`kernel` must be on at least 4 examples to be debiased, but has shape "
-            f'{jnp.shape(kernel)}. Pass more, or `estimator="biased"`.'
-        )
     label_kernel = jnp.matmul(labels, labels.T, precision="highest")
     return jnp.sum(
         _normalise(_centre_off_diagonal(kernel))
@@ -135,9 +230,13 @@ def centred_alignment(
 
 def _biased(kernel, labels):
     """The plain alignment with centred labels."""
-    centred = _normalise(_centre(_centre(kernel).T))
+    return _overlap(_normalise(_centre(_centre(kernel).T)), labels)
+
+
+def _overlap(kernel, labels):
+    """``<K, Y Y^T> / |Y Y^T|``, for a kernel of unit norm."""
     overlap = jnp.vdot(
-        labels, jnp.matmul(centred, labels, precision="highest"), precision="highest"
+        labels, jnp.matmul(kernel, labels, precision="highest"), precision="highest"
     )
     # |Y Y^T| = |Y^T Y|, which is only k x k.
     gram = jnp.matmul(labels.T, labels, precision="highest")
@@ -162,6 +261,32 @@ def check_targets(targets: Array, kernel: Array) -> None:
         raise ValueError(
             f"`targets` must be [n, k], but has shape {jnp.shape(targets)}. Use "
             "`targets[:, None]` for one output, `jax.nn.one_hot` for class labels."
+        )
+
+
+def check_estimator(estimator: str, **array: Array) -> None:
+    """Raise unless `estimator` exists, and the named array has examples enough."""
+    if estimator not in get_args(Estimator):
+        raise ValueError(
+            f"`estimator` must be one of {get_args(Estimator)}, but was {estimator!r}."
+        )
+    ((name, value),) = array.items()
+    if estimator == "debiased" and jnp.shape(value)[0] < 4:
+        raise ValueError(
+            f"`{name}` must be on at least 4 examples to be debiased, but has shape "
+            f'{jnp.shape(value)}. Pass more, or `estimator="biased"`.'
+        )
+
+
+def _check_same_shape(kernel1, kernel2):
+    """Raise unless two kernels have examples and one shape."""
+    check_examples(kernel1=kernel1)
+    check_examples(kernel2=kernel2)
+    if jnp.shape(kernel1) != jnp.shape(kernel2):
+        raise ValueError(
+            "`kernel2` must have the shape of `kernel1`, but has shape "
+            f"{jnp.shape(kernel2)} against {jnp.shape(kernel1)}. Compute both with the "
+            "same examples and the same `outputs`."
         )
 
 
