@@ -1,9 +1,18 @@
 """Krylov and stochastic estimators over operators on pytrees; knows no networks."""
 
+from jaxtheory.linalg._conjugate_gradient import LinearSolution as LinearSolution
+from jaxtheory.linalg._conjugate_gradient import (
+    conjugate_gradient as conjugate_gradient,
+)
+from jaxtheory.linalg._density import SpectralDensity as SpectralDensity
+from jaxtheory.linalg._density import effective_dimension as effective_dimension
+from jaxtheory.linalg._density import spectral_density as spectral_density
 from jaxtheory.linalg._lanczos import Eigenpairs as Eigenpairs
 from jaxtheory.linalg._lanczos import Tridiagonal as Tridiagonal
 from jaxtheory.linalg._lanczos import lanczos as lanczos
 from jaxtheory.linalg._lanczos import top_eigenpairs as top_eigenpairs
+from jaxtheory.linalg._nystrom import Nystrom as Nystrom
+from jaxtheory.linalg._nystrom import nystrom as nystrom
 from jaxtheory.linalg._operator import check_vector as check_vector
 from jaxtheory.linalg._operator import dimension as dimension
 from jaxtheory.linalg._operator import function_operator as function_operator
