@@ -1,5 +1,6 @@
 """Kernels of networks: empirical neural tangent kernels, comparison, regression."""
 
+from jaxtheory.kernels import predict as predict
 from jaxtheory.kernels._cka import cka as cka
 from jaxtheory.kernels._cka import kernel_cka as kernel_cka
 from jaxtheory.kernels._cka import target_energy as target_energy
@@ -9,6 +10,14 @@ from jaxtheory.kernels._compare import kernel_distance as kernel_distance
 from jaxtheory.kernels._compare import kernel_velocity as kernel_velocity
 from jaxtheory.kernels._compare import uncentred_alignment as uncentred_alignment
 from jaxtheory.kernels._empirical import empirical_ntk as empirical_ntk
+from jaxtheory.kernels._feature_learning import agop as agop
+from jaxtheory.kernels._feature_learning import direction_overlap as direction_overlap
+from jaxtheory.kernels._feature_learning import (
+    neural_feature_ansatz as neural_feature_ansatz,
+)
+from jaxtheory.kernels._feature_learning import subspace_overlap as subspace_overlap
+from jaxtheory.kernels._lazy import lazy as lazy
+from jaxtheory.kernels._lazy import lazy_loss as lazy_loss
 from jaxtheory.kernels._regression import KernelRegression as KernelRegression
 from jaxtheory.kernels._regression import kernel_regression as kernel_regression
 from jaxtheory.kernels._spectrum import SpectrumSummary as SpectrumSummary
