@@ -75,7 +75,7 @@ def assert_outputs(found, model, params, atol):
     np.testing.assert_allclose(found.test, model.test @ params, rtol=0, atol=atol)
     moved = np.einsum("ikp,ik->p", model.train, found.coefficients)
     np.testing.assert_allclose(model.start + moved, params, rtol=0, atol=atol)
-    assert found.num_nonfinite == 0
+    assert int(found.num_nonfinite) == 0
     assert np.all(found.reached)
 
 
@@ -167,7 +167,7 @@ def test_singular_kernels_are_exact(num_params, duplicate, dtype):
         steps.test, model.test @ descended, rtol=0, atol=1e3 * eps
     )
     assert int(found.num_dropped) == int(steps.num_dropped) == dropped
-    assert found.num_nonfinite == 0
+    assert int(found.num_nonfinite) == 0
 
 
 def test_shared_kernel_is_the_full_one_of_independent_outputs(x64):
