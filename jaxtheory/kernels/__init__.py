@@ -16,8 +16,23 @@ from jaxtheory.kernels._feature_learning import (
     neural_feature_ansatz as neural_feature_ansatz,
 )
 from jaxtheory.kernels._feature_learning import subspace_overlap as subspace_overlap
+from jaxtheory.kernels._features import ntk_features as ntk_features
 from jaxtheory.kernels._lazy import lazy as lazy
 from jaxtheory.kernels._lazy import lazy_loss as lazy_loss
+from jaxtheory.kernels._learning_curve import LearningCurve as LearningCurve
+from jaxtheory.kernels._learning_curve import learning_curve as learning_curve
+from jaxtheory.kernels._matrix_free import NTKRegression as NTKRegression
+from jaxtheory.kernels._matrix_free import ntk_regression as ntk_regression
+from jaxtheory.kernels._mercer import MercerSpectrum as MercerSpectrum
+from jaxtheory.kernels._mercer import TargetSpectrum as TargetSpectrum
+from jaxtheory.kernels._mercer import circle_spectrum as circle_spectrum
+from jaxtheory.kernels._mercer import hypercube_spectrum as hypercube_spectrum
+from jaxtheory.kernels._mercer import target_spectrum as target_spectrum
+from jaxtheory.kernels._operator import ntk_operator as ntk_operator
+from jaxtheory.kernels._recursive import RecursiveFeatures as RecursiveFeatures
+from jaxtheory.kernels._recursive import (
+    recursive_feature_machine as recursive_feature_machine,
+)
 from jaxtheory.kernels._regression import KernelRegression as KernelRegression
 from jaxtheory.kernels._regression import kernel_regression as kernel_regression
 from jaxtheory.kernels._spectrum import SpectrumSummary as SpectrumSummary
