@@ -1,10 +1,9 @@
-"""Empirical neural tangent kernels by contraction of per-example Jacobians."""
+"""Empirical neural tangent kernels of any model."""
 
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
 
 from jaxtheory._types import ApplyFn, Params
@@ -12,18 +11,14 @@ from jaxtheory.batching import (
     check_batch_size,
     check_examples,
     check_params,
-    map_examples,
     num_shards,
 )
-
-Outputs = Literal["trace", "diagonal", "full"]
-
-# i, j: examples; k, l: outputs; p: entries of one parameter array.
-_CONTRACTIONS = {
-    "trace": "ikp,jkp->ij",
-    "diagonal": "ikp,jkp->ijk",
-    "full": "ikp,jlp->ijkl",
-}
+from jaxtheory.kernels import _chunk, _plan
+from jaxtheory.kernels._blocks import blocks, row_sharding
+from jaxtheory.kernels._checks import check_outputs, check_same_inputs
+from jaxtheory.kernels._groups import Outputs
+from jaxtheory.kernels._plan import Method
+from jaxtheory.kernels._scale import frozen_leaves, leaf_scales
 
 
 def empirical_ntk(
@@ -33,12 +28,15 @@ def empirical_ntk(
     x2: PyTree[Shaped[ArrayLike, "n2 ..."]] | None = None,
     *,
     outputs: Outputs = "trace",
+    method: Method = "auto",
     batch_size: int | None = None,
-) -> Float[Array, "n1 n2 ..."]:
+    param_scale: PyTree[Float[ArrayLike, ""]] | None = None,
+    per_layer: bool = False,
+) -> PyTree[Float[Array, "n1 n2 ..."]]:
     r"""Compute the neural tangent kernel of a model at its parameters.
 
     With the Jacobian ``J(x)[k, p]`` of the outputs with respect to all parameters, the
-    kernel is ``J(x1) J(x2)^T``, summed over parameters without any weight:
+    kernel is ``J(x1) J(x2)^T``, summed over parameters:
 
     - ``"full"``: ``K[i, j, k, l] = sum_p J(x1_i)[k, p] J(x2_j)[l, p]``
     - ``"diagonal"``: ``K[i, j, k]``, the entries of ``"full"`` with ``l = k``
@@ -46,11 +44,21 @@ def empirical_ntk(
 
     The trace is a sum, not a mean: ``k`` times the kernel that governs the mean
     dynamics, and in the NTK parametrisation (not the standard one, whose kernel grows
-    with the width) ``k`` times the kernel of an infinitely wide network. Divide by
-    ``k`` for regression, prediction, and comparison with `neural_tangents`.
+    with the width) ``k`` times the kernel of an infinitely wide network
+    (`infinite_width`; for other parametrisations see `ntk_scaling`). Divide by ``k``
+    for regression, prediction, and comparison with `neural_tangents`, which divides.
 
-    The Jacobians are contracted at the highest matmul precision, in the precision of
-    the parameters and at least float32. The model itself runs as it was written: where
+    The structured method (``"sites"``) traces the model and finds where each parameter
+    enters a matrix product, a convolution or a table lookup, ``y = a w``. The gradient
+    with respect to ``w`` is the product of the input ``a`` and the cotangent of ``y``,
+    so that the kernel follows from the two, as (Gram matrix of inputs) times (Gram
+    matrix of cotangents) or from the gradients formed of them, whichever is cheaper for
+    the parameter. A parameter used at several places gets their cross terms; one that
+    is used in any other way is differentiated as it is (biases are: it costs nothing).
+    The result is that of ``"jacobian"``, to rounding.
+
+    Gram matrices are computed at the highest matmul precision, in the precision of the
+    parameters and at least float32. The model itself runs as it was written: where
     float32 products default to less (TF32, bfloat16), set
     ``jax.default_matmul_precision("highest")`` around the call for a float32 kernel.
 
@@ -59,18 +67,29 @@ def empirical_ntk(
 
     Args:
         apply_fn: The model, ``apply_fn(params, x[n, ...]) -> outputs[n, ...]``, with
-            examples independent of each other (it is called on one at a time). All
-            trailing axes of the outputs are one axis ``k``.
+            examples independent of each other (it is called on one at a time;
+            `check_model` tells). All trailing axes of the outputs are one axis ``k``.
         params: Floating-point parameters.
         x1: Inputs ``[n1, ...]`` (rows).
         x2: Inputs ``[n2, ...]`` (columns); None stands for `x1`, gives an exactly
-            symmetric kernel, and on one device costs about half.
+            symmetric kernel, and in batches on one device costs about half.
         outputs: What is kept of the ``k x k`` block of each pair of examples.
-        batch_size: Examples whose Jacobian is held at once, for rows and for columns;
+        method: ``"jacobian"`` contracts Jacobians; ``"sites"`` is the structured
+            method; ``"vector_products"`` multiplies the model's Jacobian with each
+            column of the transposed one, a forward pass for each pair; ``"auto"``
+            takes the structured method unless vector products need fewer operations.
+        batch_size: Examples whose gradients are held at once, for rows and for columns;
             it need not divide ``n1`` or ``n2``. None takes all at once.
+        param_scale: Factors ``>= 0`` of the parameter arrays' kernels: the kernel is
+            ``sum_leaf scale[leaf] K[leaf]``. Zero freezes an array, a learning rate
+            weighs it. Structured as `params`, or coarser: one number for a subtree
+            holds for all of it.
+        per_layer: Whether to return the kernel of each parameter array instead of
+            their sum, in the structure of `params`.
 
     Returns:
-        The kernel: ``[n1, n2]``, ``[n1, n2, k]`` or ``[n1, n2, k, k]``.
+        The kernel: ``[n1, n2]``, ``[n1, n2, k]`` or ``[n1, n2, k, k]``; with
+        `per_layer`, a pytree of them.
 
     Raises:
         ValueError: Parameters are not floating-point, inputs disagree in structure or
@@ -78,11 +97,15 @@ def empirical_ntk(
             are not one floating-point array ``[n, ...]`` with an output axis.
 
     Memory:
-        The kernel, and a few Jacobian chunks ``[b, k, p]`` with ``b = batch_size``.
-        Where `x1` is sharded, that is each device's: it keeps and chunks its own rows,
-        and gathers the columns' inputs (without `batch_size`, their Jacobian). Time
-        is ``O(n1 n2 k p)``, ``k`` times that for ``"full"``, plus ``k`` backward passes
-        for each row and, when batched, for each column once per chunk of rows.
+        The kernel, and for two chunks of ``b = batch_size`` examples (``"sites"``) the
+        inputs and cotangents of every product, ``[b, t, c]`` and ``[b, k, t, f]`` with
+        ``t`` positions (tokens, pixels), and products of ``[b, b, t, t]``, or gradients
+        where forming them is cheaper; (``"jacobian"``) gradients ``[b, k, p]``. Where
+        `x1` is sharded, that is each device's: it keeps and chunks its own rows, and
+        gathers the columns' inputs. Time is ``k`` backward passes for each row and,
+        when batched, for each column once per chunk of rows; then for a parameter array
+        of ``c x f`` entries ``O(n1 n2 t^2 (c + k f))`` (``"sites"``, or less), ``O(n1
+        n2 k c f)`` (``"jacobian"``), ``k`` times the part with ``k`` for ``"full"``.
 
     Example:
         A linear model ``f(x) = x W`` with ``k`` outputs has the kernel ``k x x'^T``:
@@ -90,182 +113,93 @@ def empirical_ntk(
         >>> import jax.numpy as jnp
         >>> from jaxtheory import kernels
         >>> def linear(params, x):
-        ...     return x @ params["w"]
-        >>> params = {"w": jnp.ones((2, 3))}
+        ...     return x @ params["w"] + params["b"]
+        >>> params = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
         >>> x = jnp.array([[1.0, 0.0], [1.0, 1.0]])
         >>> kernels.empirical_ntk(linear, params, x).tolist()
+        [[6.0, 6.0], [6.0, 9.0]]
+        >>> frozen = {"w": 1.0, "b": 0.0}
+        >>> kernels.empirical_ntk(linear, params, x, param_scale=frozen).tolist()
         [[3.0, 3.0], [3.0, 6.0]]
         >>> kernels.empirical_ntk(linear, params, x, outputs="full").shape
         (2, 2, 3, 3)
 
     References:
         Jacot, Gabriel, Hongler, arXiv:1806.07572, section 4 (the kernel); Novak,
-        Sohl-Dickstein, Schoenholz, arXiv:2206.08720, section 3.2 (its cost by
-        Jacobian contraction).
+        Sohl-Dickstein, Schoenholz, arXiv:2206.08720, sections 3.2 to 3.4 (Jacobian
+        contraction, vector products, structured derivatives).
     """
-    if outputs not in get_args(Outputs):
-        raise ValueError(
-            f"`outputs` must be one of {get_args(Outputs)}, but was {outputs!r}."
-        )
+    _plan.check_options(method, outputs)
     check_batch_size(batch_size)
     check_params(params)
     check_examples(x1=x1)
     if x2 is not None:
         check_examples(x2=x2)
-        _check_same_inputs(x1, x2)
-    return _empirical_ntk(
-        apply_fn, params, x1, x2, outputs, batch_size, num_shards((x1, x2))
+        check_same_inputs(x1, x2)
+    if per_layer and method == "vector_products":
+        raise ValueError(
+            '`per_layer` needs the gradient of each array, and `method` was "vector_'
+            'products", which sums over all. Use "auto", "sites" or "jacobian".'
+        )
+    scales = leaf_scales(params, param_scale)
+    settings = _Settings(
+        outputs,
+        method,
+        batch_size,
+        per_layer,
+        frozen_leaves(scales),
+        num_shards((x1, x2)),
+        row_sharding(x1),
     )
+    return _empirical_ntk(apply_fn, params, x1, x2, scales, settings)
 
 
-@partial(jax.jit, static_argnums=(0, 4, 5, 6))
-def _empirical_ntk(apply_fn, params, x1, x2, outputs, batch_size, lanes):
+class _Settings(NamedTuple):
+    """The options of `empirical_ntk`, static in its compilation."""
+
+    outputs: Outputs
+    method: Method
+    batch_size: int | None
+    per_layer: bool
+    frozen: tuple[int, ...]
+    lanes: int
+    sharding: jax.sharding.Sharding | None
+
+
+@partial(jax.jit, static_argnums=(0, 5))
+def _empirical_ntk(apply_fn, params, x1, x2, scales, settings):
     """The kernel of checked arguments, one program for each shape."""
-    _check_outputs(apply_fn, params, x1)
-    jacobian = partial(_jacobian, apply_fn, params)
-    contract = partial(_contract, outputs)
-    if batch_size is not None and lanes > 1:
-        columns = x1 if x2 is None else x2
-        kernel = _by_lane(jacobian, contract, x1, columns, batch_size, lanes)
-        return _mirror(kernel) if x2 is None else kernel
-    if x2 is None:
-        return _symmetric(jacobian, contract, x1, batch_size)
-    return _rectangular(jacobian, contract, x1, x2, batch_size)
+    check_outputs(apply_fn, params, x1)
+    sizes = [jax.tree.leaves(x)[0].shape[0] for x in (x1, x1 if x2 is None else x2)]
+    n1, n2 = (n if settings.batch_size is None else settings.batch_size for n in sizes)
+    method = settings.method
+    if settings.per_layer and method == "auto":
+        method = "sites"
+    plan = _plan.make(
+        apply_fn,
+        params,
+        x1,
+        method=method,
+        outputs=settings.outputs,
+        chunks=(min(n1, sizes[0]), min(n2, sizes[1])),
+        frozen=settings.frozen,
+    )
+    leaves, structure = jax.tree.flatten(params)
+    features = partial(_chunk.features, plan, leaves)
 
+    def contract(rows, columns):
+        parts = _chunk.kernel(plan, settings.outputs, leaves, scales, rows, columns)
+        return parts if settings.per_layer else sum(parts[1:], start=parts[0])
 
-def _by_lane(jacobian, contract, x1, x2, batch_size, lanes):
-    """The kernel with rows sharded into `lanes`, each scanning its own rows."""
-    split = lambda a: a.reshape(lanes, -1, *a.shape[1:])
-    rows = lambda x1: _rectangular(jacobian, contract, x1, x2, batch_size)
-    kernel = jax.vmap(rows)(jax.tree.map(split, x1))
-    return kernel.reshape(-1, *kernel.shape[2:])
-
-
-def _rectangular(jacobian, contract, x1, x2, batch_size):
-    """The kernel between two sets: for each chunk of rows, all chunks of columns."""
-
-    def rows(chunk1):
-        jacobian1 = jacobian(chunk1)
-
-        def columns(chunk2):
-            return jnp.swapaxes(contract(jacobian1, jacobian(chunk2)), 0, 1)
-
-        return jnp.swapaxes(map_examples(columns, x2, batch_size=batch_size), 0, 1)
-
-    return map_examples(rows, x1, batch_size=batch_size)
-
-
-def _symmetric(jacobian, contract, x, batch_size):
-    """The kernel of one set: blocks that touch the upper triangle, then mirrored."""
-    n = jnp.shape(jax.tree.leaves(x)[0])[0]
-    if batch_size is None or batch_size >= n:
-        whole = jacobian(x)
-        return _mirror(contract(whole, whole))
-    indexed = (jnp.arange(n), x)
-
-    def rows(chunk1):
-        index1, inputs1 = chunk1
-        jacobian1 = jacobian(inputs1)
-        block = lambda inputs2: contract(jacobian1, jacobian(inputs2))
-
-        def columns(chunk2):
-            index2, inputs2 = chunk2
-            shape = jax.eval_shape(block, inputs2)
-            skip = lambda inputs2: jnp.zeros(shape.shape, shape.dtype)
-            upper = index2[-1] >= index1[0]
-            return jnp.swapaxes(jax.lax.cond(upper, block, skip, inputs2), 0, 1)
-
-        return jnp.swapaxes(map_examples(columns, indexed, batch_size=batch_size), 0, 1)
-
-    return _mirror(map_examples(rows, indexed, batch_size=batch_size))
-
-
-def _mirror(kernel):
-    """Make ``K[i, j, k, l] = K[j, i, l, k]`` hold exactly, from its upper triangle."""
-    transposed = jnp.swapaxes(kernel, 0, 1)
-    if kernel.ndim == 4:
-        transposed = jnp.swapaxes(transposed, 2, 3)
-    index = jnp.arange(kernel.shape[0])
-    index = index.reshape(-1, *(1,) * (kernel.ndim - 1))
-    row, column = index, jnp.swapaxes(index, 0, 1)
-    # Of a block on the diagonal both triangles were computed: their mean.
-    lower = jnp.where(row > column, transposed, (kernel + transposed) / 2)
-    return jnp.where(row < column, kernel, lower)
-
-
-def _jacobian(apply_fn, params, x):
-    """Jacobian of each example's outputs, leaves ``[b, k, p]`` of flattened arrays."""
-
-    def one(x):
-        single = jax.tree.map(lambda a: a[None], x)
-        return jax.jacrev(lambda params: jnp.ravel(apply_fn(params, single)))(params)
-
-    return jax.tree.map(lambda a: a.reshape(*a.shape[:2], -1), jax.vmap(one)(x))
-
-
-def _contract(outputs, jacobian1, jacobian2):
-    """Contract two Jacobians over all parameters, array by array."""
-    leaves1, leaves2 = jax.tree.leaves(jacobian1), jax.tree.leaves(jacobian2)
-    dtype = jnp.result_type(jnp.float32, *leaves1)
-    products = [
-        jnp.einsum(
-            _CONTRACTIONS[outputs],
-            leaf1,
-            leaf2,
-            precision="highest",
-            preferred_element_type=dtype,
-        )
-        for leaf1, leaf2 in zip(leaves1, leaves2, strict=True)
-    ]
-    return sum(products[1:], start=products[0])
-
-
-def _check_outputs(apply_fn: ApplyFn, params: Any, x: Any) -> None:
-    """Raise unless the model gives one floating-point array ``[n, ...]`` with outputs.
-
-    Only shapes are computed.
-    """
-    n = jnp.shape(jax.tree.leaves(x)[0])[0]
-    found = jax.eval_shape(apply_fn, params, x)
-    if not isinstance(found, jax.ShapeDtypeStruct):
-        raise ValueError(
-            "`apply_fn` must return one array of outputs [n, ...], but returned "
-            f"{jax.tree.structure(found)}. Return the outputs alone: drop mutable "
-            "collections and auxiliary values in a wrapper."
-        )
-    if found.shape[:1] != (n,):
-        raise ValueError(
-            f"`apply_fn` must return one row of outputs for each of {n} examples, "
-            f"but returned shape {found.shape}. Keep examples on the leading axis."
-        )
-    if len(found.shape) == 1 or found.size == 0:
-        raise ValueError(
-            "`apply_fn` must return outputs [n, k] with an output axis, but returned "
-            f"shape {found.shape}. Add it: `lambda params, x: apply_fn(params, x)"
-            "[:, None]`."
-        )
-    if not jnp.issubdtype(found.dtype, jnp.floating):
-        raise ValueError(
-            "`apply_fn` must return floating-point outputs to be differentiated, but "
-            f"returned dtype {found.dtype}. Return logits, not predicted classes."
-        )
-
-
-def _check_same_inputs(x1: Any, x2: Any) -> None:
-    """Raise unless `x1` and `x2` differ in their number of examples alone."""
-    structures = jax.tree.structure(x1), jax.tree.structure(x2)
-    if structures[0] != structures[1]:
-        raise ValueError(
-            "`x2` must have the structure of `x1`, but has "
-            f"{structures[1]} against {structures[0]}."
-        )
-    for (path, leaf1), leaf2 in zip(
-        jax.tree_util.tree_leaves_with_path(x1), jax.tree.leaves(x2), strict=True
-    ):
-        shape1, shape2 = jnp.shape(leaf1), jnp.shape(leaf2)
-        if shape1[1:] != shape2[1:]:
-            raise ValueError(
-                f"`x2{jax.tree_util.keystr(path)}` must have the shape of `x1` after "
-                f"the axis of examples, but has shape {shape2} against {shape1}. Pass "
-                "inputs of one kind, or reshape one of them."
-            )
+    kernels = blocks(
+        features,
+        contract,
+        x1,
+        x2,
+        batch_size=settings.batch_size,
+        lanes=settings.lanes,
+        sharding=settings.sharding,
+    )
+    if settings.per_layer:
+        return jax.tree.unflatten(structure, kernels)
+    return kernels

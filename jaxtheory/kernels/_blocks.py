@@ -1,0 +1,141 @@
+"""Kernels block by block: symmetric ones by half, sharded ones by the device's rows."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from jaxtheory.batching import map_examples, num_shards
+
+
+def blocks(
+    features: Callable[[Any], Any],
+    contract: Callable[[Any, Any], PyTree[Array]],
+    x1: Any,
+    x2: Any | None,
+    *,
+    batch_size: int | None,
+    lanes: int,
+    sharding: jax.sharding.Sharding | None,
+) -> PyTree[Array]:
+    """Evaluate a kernel between all examples from features of chunks of them.
+
+    Args:
+        features: ``features(chunk[b, ...]) -> pytree of arrays [b, ...]``.
+        contract: ``contract(features1, features2) -> pytree of kernels``, each ``[b1,
+            b2]``, ``[b1, b2, k]`` or ``[b1, b2, k, k]``.
+        x1: Inputs ``[n1, ...]`` (rows).
+        x2: Inputs ``[n2, ...]`` (columns); None for those of `x1`.
+        batch_size: Examples in a chunk, of rows and of columns; None takes all.
+        lanes: Number of devices over which the rows are sharded.
+        sharding: Where the kernels' rows belong (see `row_sharding`), or None.
+
+    Returns:
+        The kernels; exactly symmetric where `x2` is None.
+    """
+    if lanes > 1:
+        columns = x1 if x2 is None else x2
+        kernel = _by_lane(features, contract, x1, columns, batch_size, lanes)
+    elif x2 is None:
+        kernel = _symmetric(features, contract, x1, batch_size)
+    else:
+        kernel = _rectangular(features, contract, x1, x2, batch_size)
+    # A kernel and its transpose want opposite shardings: say which of them holds.
+    place = partial(_place, sharding)
+    kernel = jax.tree.map(place, kernel)
+    if x2 is not None:
+        return kernel
+    return jax.tree.map(lambda a: place(_mirror(a)), kernel)
+
+
+def _place(sharding, kernel):
+    """The kernel with its rows where the rows' inputs are."""
+    if sharding is None:
+        return kernel
+    return jax.lax.with_sharding_constraint(kernel, sharding)
+
+
+def row_sharding(x: Any) -> jax.sharding.Sharding | None:
+    """The sharding of a kernel whose rows lie where their inputs do.
+
+    Args:
+        x: Inputs ``[n, ...]``; traced arrays do not know where they are.
+
+    Returns:
+        The sharding, or None if it is not known or the inputs are in one place.
+    """
+    if num_shards(x) == 1:
+        return None
+    sharding = jax.tree.leaves(x)[0].sharding
+    if not isinstance(sharding, jax.sharding.NamedSharding):
+        return None
+    rows = jax.sharding.PartitionSpec(sharding.spec[0])
+    return jax.sharding.NamedSharding(sharding.mesh, rows)
+
+
+def _by_lane(features, contract, x1, x2, batch_size, lanes):
+    """The kernel with rows sharded into `lanes`, each scanning its own rows."""
+    split = lambda a: a.reshape(lanes, -1, *a.shape[1:])
+    rows = lambda x1: _rectangular(features, contract, x1, x2, batch_size)
+    join = lambda kernel: kernel.reshape(-1, *kernel.shape[2:])
+    return jax.tree.map(join, jax.vmap(rows)(jax.tree.map(split, x1)))
+
+
+def _rectangular(features, contract, x1, x2, batch_size):
+    """The kernel between two sets: for each chunk of rows, all chunks of columns."""
+
+    def rows(chunk1):
+        features1 = features(chunk1)
+
+        def columns(chunk2):
+            return _swapped(contract(features1, features(chunk2)))
+
+        return _swapped(map_examples(columns, x2, batch_size=batch_size))
+
+    return map_examples(rows, x1, batch_size=batch_size)
+
+
+def _symmetric(features, contract, x, batch_size):
+    """The kernel of one set, zero in the blocks below the diagonal ones."""
+    n = jnp.shape(jax.tree.leaves(x)[0])[0]
+    if batch_size is None or batch_size >= n:
+        whole = features(x)
+        return contract(whole, whole)
+    indexed = (jnp.arange(n), x)
+
+    def rows(chunk1):
+        index1, inputs1 = chunk1
+        features1 = features(inputs1)
+        block = lambda inputs2: contract(features1, features(inputs2))
+
+        def columns(chunk2):
+            index2, inputs2 = chunk2
+            shapes = jax.eval_shape(block, inputs2)
+            skip = lambda _: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+            upper = index2[-1] >= index1[0]
+            return _swapped(jax.lax.cond(upper, block, skip, inputs2))
+
+        return _swapped(map_examples(columns, indexed, batch_size=batch_size))
+
+    return map_examples(rows, indexed, batch_size=batch_size)
+
+
+def _swapped(kernels):
+    """Kernels with columns on the leading axis, or with rows again."""
+    return jax.tree.map(lambda kernel: jnp.swapaxes(kernel, 0, 1), kernels)
+
+
+def _mirror(kernel):
+    """Make ``K[i, j, k, l] = K[j, i, l, k]`` hold exactly, from its upper triangle."""
+    transposed = jnp.swapaxes(kernel, 0, 1)
+    if kernel.ndim == 4:
+        transposed = jnp.swapaxes(transposed, 2, 3)
+    index = jnp.arange(kernel.shape[0])
+    index = index.reshape(-1, *(1,) * (kernel.ndim - 1))
+    row, column = index, jnp.swapaxes(index, 0, 1)
+    # Of a block on the diagonal both triangles were computed: their mean.
+    lower = jnp.where(row > column, transposed, (kernel + transposed) / 2)
+    return jnp.where(row < column, kernel, lower)

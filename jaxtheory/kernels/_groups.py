@@ -1,0 +1,274 @@
+"""Kernels of structured parameters: products of Gram matrices, or formed gradients.
+
+A parameter consumed at sites ``s`` has the gradient ``sum_s sum_t a_s[b, t, c] g_s[k,
+b, t, f]``. Its kernel between examples ``i`` and ``j`` is the sum over pairs of sites
+and positions of (Gram of inputs) times (Gram of cotangents), which never forms the
+gradient; or the Gram of the gradients, formed from the same factors. Which is cheaper
+depends on the numbers of positions, outputs and channels.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Outputs = Literal["trace", "diagonal", "full"]
+
+# An entry written to memory and read again costs about as many multiply-adds.
+_TRAFFIC = 8.0
+
+
+class Factors(NamedTuple):
+    """One site's gradient, ``left * right`` summed over positions.
+
+    Attributes:
+        left: ``[n, b, t, c]``, or ``[n, k, b, t, c]`` where `flipped`; for a lookup
+            ``[n, b, t]``, the row at each position.
+        right: ``[n, k, b, t, f]``, or ``[n, b, t, f]`` where `flipped`.
+    """
+
+    left: Any
+    right: Any
+
+
+class Member(NamedTuple):
+    """A site within a group of sites that consume the same entries.
+
+    Attributes:
+        place: The site.
+        num_positions: Its number of positions ``t``.
+        flipped: Whether what it contracts is what the others leave free.
+        is_lookup: Whether its left factor holds numbers of rows.
+    """
+
+    place: tuple[int, ...]
+    num_positions: int
+    flipped: bool
+    is_lookup: bool
+
+
+class Group(NamedTuple):
+    """Sites that consume the same entries ``w[b, c, f]`` of one parameter.
+
+    Attributes:
+        leaf: The parameter.
+        shape: Sizes ``b, c, f``.
+        members: The sites.
+    """
+
+    leaf: int
+    shape: tuple[int, int, int]
+    members: tuple[Member, ...]
+
+
+def group_sites(
+    leaf: int,
+    places: Sequence[tuple[int, ...]],
+    positions: Sequence[int],
+    lookups: Sequence[bool],
+    shapes: Sequence[tuple[int, int, int]],
+    entries: Sequence[np.ndarray] | None,
+) -> list[Group] | None:
+    """Sort the sites of one parameter by the entries that they consume.
+
+    Args:
+        leaf: The parameter.
+        places: The sites.
+        positions: Their numbers of positions.
+        lookups: Which of them look rows up.
+        shapes: Their sizes ``b, c, f``.
+        entries: Indices ``[b, c, f]`` of the entries that each consumes; None for a
+            single site.
+
+    Returns:
+        The groups, whose entries are disjoint; None if two sites overlap otherwise.
+    """
+    groups: list[tuple[np.ndarray | None, Group]] = []
+    # Lookups first: a row number can stand on the left of a group alone.
+    for number in sorted(range(len(places)), key=lambda i: not lookups[i]):
+        place = places[number]
+        index = None if entries is None else entries[number]
+        member = Member(place, positions[number], False, lookups[number])
+        for at, (base, group) in enumerate(groups):
+            flipped = _relation(base, index)
+            if flipped and member.is_lookup:
+                return None
+            if flipped is not None:
+                members = (*group.members, member._replace(flipped=flipped))
+                groups[at] = base, group._replace(members=members)
+                break
+        else:
+            groups.append((index, Group(leaf, shapes[number], (member,))))
+    used = [base.ravel() for base, _ in groups if base is not None]
+    if used and len(np.unique(np.concatenate(used))) < sum(map(len, used)):
+        return None
+    return [group for _, group in groups]
+
+
+def _relation(base, index):
+    """False if the indices are the same, True if transposed, None if neither."""
+    if np.array_equal(base, index):
+        return False
+    return True if np.array_equal(base, np.swapaxes(index, 1, 2)) else None
+
+
+def cost(group: Group, n1: int, n2: int, k: int, outputs: Outputs) -> dict[str, float]:
+    """Multiply-adds of both ways to a group's kernel, memory traffic included.
+
+    Args:
+        group: The group.
+        n1: Examples in a chunk of rows.
+        n2: Examples in a chunk of columns.
+        k: Number of outputs.
+        outputs: What is kept of the ``k x k`` block of two examples.
+
+    Returns:
+        The cost of ``"gram"`` and, unless the group looks rows up, of ``"form"``.
+    """
+    b, c, f = group.shape
+    products = k * k if outputs == "full" else k
+    kept = {"full": k * k, "diagonal": k, "trace": 1}[outputs]
+    total = sum(member.num_positions for member in group.members)
+    pairs = n1 * n2 * b * total**2
+    costs = {"gram": pairs * (c + products * f + _TRAFFIC * (1 + kept))}
+    if not any(member.is_lookup for member in group.members):
+        gradients = (n1 + n2) * k * b * c * f
+        contraction = n1 * n2 * products * b * c * f
+        costs["form"] = gradients * (total + _TRAFFIC) + contraction
+    return costs
+
+
+def form(group: Group, factors: Sequence[Factors]) -> jax.Array:
+    """The gradient with respect to a group's entries.
+
+    Args:
+        group: The group.
+        factors: Those of its sites, in order.
+
+    Returns:
+        Gradients ``[n, k, b * c * f]``.
+    """
+    total = 0.0
+    for member, (left, right) in zip(group.members, factors, strict=True):
+        axes = "ikbtc,ibtf->ikbcf" if member.flipped else "ibtc,ikbtf->ikbcf"
+        total = total + _einsum(axes, left, right)
+    return jnp.reshape(total, (*jnp.shape(total)[:2], -1))
+
+
+def contract(outputs: Outputs, gradient1: Any, gradient2: Any) -> jax.Array:
+    """The Gram matrix of gradients.
+
+    Args:
+        outputs: What is kept of the ``k x k`` block of two examples.
+        gradient1: Gradients ``[n1, k, p]``.
+        gradient2: Gradients ``[n2, k, p]``.
+
+    Returns:
+        The kernel, ``[n1, n2]``, ``[n1, n2, k]`` or ``[n1, n2, k, k]``.
+    """
+    axes = {
+        "trace": "ikp,jkp->ij",
+        "diagonal": "ikp,jkp->ijk",
+        "full": "ikp,jlp->ijkl",
+    }[outputs]
+    return _einsum(axes, gradient1, gradient2)
+
+
+def gram(
+    outputs: Outputs,
+    group: Group,
+    factors1: Sequence[Factors],
+    factors2: Sequence[Factors],
+) -> jax.Array:
+    """The kernel of a group, from Gram matrices of its sites' factors.
+
+    Args:
+        outputs: What is kept of the ``k x k`` block of two examples.
+        group: The group.
+        factors1: Factors of its sites for the rows.
+        factors2: Factors of its sites for the columns.
+
+    Returns:
+        The kernel, ``[n1, n2]``, ``[n1, n2, k]`` or ``[n1, n2, k, k]``.
+    """
+    total: Any = 0.0
+    for member1, site1 in zip(group.members, factors1, strict=True):
+        for member2, site2 in zip(group.members, factors2, strict=True):
+            total = total + _pair(outputs, member1, site1, member2, site2)
+    return total
+
+
+def _pair(outputs, member1, site1, member2, site2):
+    """The part of a kernel that two sites share."""
+    flips = member1.flipped, member2.flipped
+    if member1.is_lookup and member2.is_lookup:
+        left_axes, left = "ijbts", _same_rows(site1.left, site2.left)
+    elif member1.is_lookup:
+        left_axes, left = _look_up(outputs, site1.left, site2.left, "kl")
+    elif member2.is_lookup:
+        left_axes, left = _look_up(outputs, site2.left, site1.left, "lk")
+        # Rows of the second site at the first's columns: exchange the two.
+        left_axes = left_axes.translate(str.maketrans("ijts", "jist"))
+    else:
+        left_axes, left = _gram(outputs, site1.left, site2.left, flips)
+    inverse = not flips[0], not flips[1]
+    right_axes, right = _gram(outputs, site1.right, site2.right, inverse)
+    return _combine(outputs, left_axes, left, right_axes, right)
+
+
+def _letters(outputs, has_outputs):
+    """The letters of the output axes of two factors that have them or not."""
+    second = "l" if outputs == "full" else "k"
+    return "k" if has_outputs[0] else "", second if has_outputs[1] else ""
+
+
+def _gram(outputs, first, second, has_outputs):
+    """Gram matrix of two factors over their last axis, and its axes."""
+    k1, k2 = _letters(outputs, has_outputs)
+    kept = "".join(dict.fromkeys(k1 + k2))
+    if outputs == "trace" and all(has_outputs):
+        kept = ""  # summed over the outputs in the same product
+    axes = f"ij{kept}bts"
+    return axes, _einsum(f"i{k1}btx,j{k2}bsx->{axes}", first, second)
+
+
+def _same_rows(rows1, rows2):
+    """Whether two positions look the same row up, ``[i, j, b, t, s]``."""
+    rows1, rows2 = rows1[:, None, :, :, None], rows2[None, :, :, None, :]
+    return ((rows1 == rows2) & (rows1 >= 0)).astype(jnp.float32)
+
+
+def _look_up(outputs, rows, dense, letters):
+    """Entries of a factor ``[j, k, b, s, c]`` at rows ``[i, b, t]``, and their axes."""
+    axis = "k" if outputs != "full" else letters[1]
+    rows = jnp.where(rows < 0, dense.shape[-1], rows)  # out of reach: filled by zero
+    take = lambda a, r: jnp.take(a, r, axis=-1, mode="fill", fill_value=0)
+    found = jax.vmap(take, in_axes=(2, 1), out_axes=0)(dense, rows)
+    return f"bj{axis}sit", found
+
+
+def _combine(outputs, left_axes, left, right_axes, right):
+    """Multiply two Gram matrices and sum over blocks, positions, and traced outputs."""
+    kept = {"trace": "ij", "diagonal": "ijk", "full": "ijkl"}[outputs]
+    every = "ijklbts"
+    present = [a for a in every if a in left_axes or a in right_axes]
+
+    def aligned(axes, array):
+        array = jnp.transpose(array, [axes.index(a) for a in present if a in axes])
+        return jnp.expand_dims(
+            array, [i for i, a in enumerate(present) if a not in axes]
+        )
+
+    product = aligned(left_axes, left) * aligned(right_axes, right)
+    summed = [i for i, a in enumerate(present) if a not in kept]
+    return jnp.sum(product, axis=summed)
+
+
+def _einsum(axes, first, second):
+    """A product in the precision of its factors, and at least float32."""
+    dtype = jnp.result_type(jnp.float32, first, second)
+    return jnp.einsum(
+        axes, first, second, precision="highest", preferred_element_type=dtype
+    )

@@ -1,0 +1,445 @@
+"""Walk a traced model: find where its parameters are consumed, and perturb that.
+
+A parameter that is only moved around (reshaped, sliced, transposed, scaled by a
+number) is followed as a `View` of its entries. Where a view meets an activation in a
+product that is linear in it (`jaxtheory.kernels._layouts`), there is a *site*: the
+model is ``f = rest(site output)``, and the gradient with respect to the parameter is a
+product of the site's input and the cotangent of its output. `walk` evaluates the model
+and adds to the output of each site what it is told to add (zeros, to be
+differentiated). Everything else evaluates as it was written, custom derivative rules
+included; a parameter used in any other way is *opaque*.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import eval_jaxpr
+from jax.extend import core
+
+from jaxtheory.kernels._layouts import LAYOUTS, Layout, shape_of
+
+# Primitives whose output holds entries of their first operand, each at most once.
+_SELECTIONS = {
+    "reshape",
+    "transpose",
+    "squeeze",
+    "expand_dims",
+    "rev",
+    "slice",
+    "split",
+    "broadcast_in_dim",
+    "copy",
+    "convert_element_type",
+}
+
+# Calls whose sub-program computes what the call computes, derivatives included.
+_INLINED = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "remat"}
+
+
+class View(NamedTuple):
+    """Entries of a parameter leaf, moved and scaled but not mixed.
+
+    Attributes:
+        leaf: Index of the parameter leaf.
+        steps: What was done to it: equations, and which of their outputs it is, to be
+            done again to an array of indices; None where a loop took a slice of it.
+        factor: The entries are those of the leaf times this number.
+        loops: For each loop that the view is in, outermost first: whether each
+            iteration has a slice of its own (True) or all share it (False).
+    """
+
+    leaf: int
+    steps: tuple[tuple[core.JaxprEqn, int] | None, ...] = ()
+    factor: float = 1.0
+    loops: tuple[bool, ...] = ()
+
+
+class Site(NamedTuple):
+    """A product that consumes a parameter.
+
+    Attributes:
+        view: The entries consumed.
+        layout: How its operands are arranged; from the equation.
+        shape: Shape of its output for one example, without loop axes.
+        dtype: Of its output.
+        input_shape: Shape of its other operand, without loop axes.
+        lengths: Lengths of the loops that it is in, outermost first.
+    """
+
+    view: View
+    layout: Layout
+    shape: tuple[int, ...]
+    dtype: Any
+    input_shape: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+
+class Found(NamedTuple):
+    """What a walk saw.
+
+    Attributes:
+        sites: By place (a path of equation numbers).
+        inputs: The other operand of each site, by place, with its loop axes in front.
+        opaque: Leaves that are consumed where no layout is known.
+    """
+
+    sites: dict[tuple[Any, ...], Site]
+    inputs: dict[tuple[Any, ...], Any]
+    opaque: set[int]
+
+
+def walk(
+    program: core.ClosedJaxpr,
+    args: Sequence[Any],
+    num_leaves: int,
+    perturbations: dict[tuple[Any, ...], Any],
+) -> tuple[list[Any], Found]:
+    """Evaluate a traced model, perturbing the outputs of its sites.
+
+    Args:
+        program: The model, traced on parameter leaves and inputs.
+        args: Parameter leaves, then inputs.
+        num_leaves: How many of `args` are parameter leaves.
+        perturbations: What is added to the output of a site, by place. Sites that are
+            not in it are left alone.
+
+    Returns:
+        The outputs, and what was seen.
+    """
+    found = Found({}, {}, set())
+    views = [View(i) if i < num_leaves else None for i in range(len(args))]
+    walker = _Walker(perturbations, found, ())
+    outputs, out_views = walker.run(program.jaxpr, program.consts, args, views, ())
+    found.opaque.update(view.leaf for view in out_views if view is not None)
+    return outputs, found
+
+
+class _Walker(NamedTuple):
+    perturbations: dict[tuple[Any, ...], Any]
+    found: Found
+    lengths: tuple[int, ...]
+
+    def run(self, jaxpr, consts, args, views, place):
+        """Evaluate `jaxpr`; values and views of its outputs."""
+        values: dict[core.Var, Any] = {}
+        seen: dict[core.Var, View] = {}
+
+        def read(atom):
+            return atom.val if isinstance(atom, core.Literal) else values[atom]
+
+        def view_of(atom):
+            return None if isinstance(atom, core.Literal) else seen.get(atom)
+
+        values.update(zip(jaxpr.constvars, consts, strict=True))
+        values.update(zip(jaxpr.invars, args, strict=True))
+        seen.update((v, w) for v, w in zip(jaxpr.invars, views, strict=True) if w)
+        for number, eqn in enumerate(jaxpr.eqns):
+            inputs = [read(atom) for atom in eqn.invars]
+            in_views = [view_of(atom) for atom in eqn.invars]
+            if any(in_views):
+                outputs, out_views = self._step(eqn, inputs, in_views, (*place, number))
+            else:
+                outputs, out_views = evaluate(eqn, inputs), [None] * len(eqn.outvars)
+            values.update(zip(eqn.outvars, outputs, strict=True))
+            seen.update(
+                (v, w) for v, w in zip(eqn.outvars, out_views, strict=True) if w
+            )
+        outputs = [read(atom) for atom in jaxpr.outvars]
+        return outputs, [view_of(atom) for atom in jaxpr.outvars]
+
+    def _step(self, eqn, inputs, views, place):
+        """Evaluate an equation that consumes views."""
+        name = eqn.primitive.name
+        if name in _INLINED:
+            jaxpr, consts = subprogram(eqn)
+            return self.run(jaxpr, consts, inputs, views, place)
+        if name == "custom_jvp_call":
+            return self._custom_jvp(eqn, inputs, views, place), _none(eqn)
+        if name == "scan":
+            return self._scan(eqn, inputs, views, place), _none(eqn)
+        moved = _moved(eqn, views)
+        if moved is not None:
+            return evaluate(eqn, inputs), moved
+        return self._sites(eqn, inputs, views, place), _none(eqn)
+
+    def _sites(self, eqn, inputs, views, place):
+        """Evaluate an equation, as a site of each view that it has a layout for."""
+        outputs = evaluate(eqn, inputs)
+        make = LAYOUTS.get(eqn.primitive.name)
+        for operand, view in enumerate(views):
+            if view is None:
+                continue
+            layout = make(eqn, operand) if make is not None else None
+            if layout is None:
+                self.found.opaque.add(view.leaf)
+                continue
+            at = (*place, operand)
+            other = inputs[layout.input_operand]
+            self.found.sites[at] = Site(
+                view,
+                layout,
+                outputs[0].shape,
+                outputs[0].dtype,
+                jnp.shape(other),
+                self.lengths,
+            )
+            if at in self.perturbations:
+                self.found.inputs[at] = other
+                outputs = [outputs[0] + self.perturbations[at]]
+        return outputs
+
+    def _custom_jvp(self, eqn, inputs, views, place):
+        """A call with a derivative rule of its own: walk the rule.
+
+        The call is evaluated as it is, without parameters to be perturbed; its
+        linearisation at zero tangents, walked in its place, adds nothing but the
+        perturbations, and carries them to the output as the rule says.
+        """
+        chosen = [i for i, view in enumerate(views) if view is not None]
+        weights = [inputs[i] for i in chosen]
+
+        def call(*weights):
+            full = list(inputs)
+            for i, weight in zip(chosen, weights, strict=True):
+                full[i] = weight
+            return evaluate(eqn, full)
+
+        outputs, linear = jax.linearize(call, *weights)
+        zeros = [jnp.zeros_like(weight) for weight in weights]
+        program = jax.make_jaxpr(linear)(*zeros)
+        in_views = [views[i] for i in chosen]
+        changes, _ = self.run(program.jaxpr, program.consts, zeros, in_views, place)
+        return [a + change for a, change in zip(outputs, changes, strict=True)]
+
+    def _scan(self, eqn, inputs, views, place):
+        """A loop: perturbations and inputs of its sites travel with its slices."""
+        jaxpr, consts = subprogram(eqn)
+        num_consts, num_carry = _scan_arguments(eqn, jaxpr)
+        first = num_consts + num_carry
+        carried = views[num_consts:first]
+        self.found.opaque.update(view.leaf for view in carried if view is not None)
+        views = [None if num_consts <= i < first else v for i, v in enumerate(views)]
+        views = [v and _enter(v, sliced=i >= first) for i, v in enumerate(views)]
+        here = {a: z for a, z in self.perturbations.items() if a[: len(place)] == place}
+        length = eqn.params["length"]
+        lengths = (*self.lengths, length)
+
+        def body(carry, slices):
+            slices, perturbations = slices
+            found = Found({}, {}, set())
+            args = [*inputs[:num_consts], *carry, *slices]
+            walker = _Walker(perturbations, found, lengths)
+            outputs, out_views = walker.run(jaxpr, consts, args, views, place)
+            found.opaque.update(v.leaf for v in out_views if v is not None)
+            self.found.sites.update(found.sites)
+            self.found.opaque.update(found.opaque)
+            return outputs[:num_carry], (outputs[num_carry:], found.inputs)
+
+        carry, (stacked, seen) = jax.lax.scan(
+            body,
+            list(inputs[num_consts:first]),
+            (list(inputs[first:]), here),
+            length=length,
+            reverse=eqn.params["reverse"],
+            unroll=eqn.params["unroll"],
+        )
+        self.found.inputs.update(seen)
+        return [*carry, *stacked]
+
+
+def _enter(view, *, sliced):
+    """The view inside a loop that slices it, or does not."""
+    steps = (*view.steps, None) if sliced else view.steps
+    return view._replace(steps=steps, loops=(*view.loops, sliced))
+
+
+def _none(eqn):
+    return [None] * len(eqn.outvars)
+
+
+def evaluate(eqn: core.JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
+    """Evaluate one equation as it was written.
+
+    Args:
+        eqn: The equation.
+        inputs: Values of its operands.
+
+    Returns:
+        Values of its outputs.
+    """
+    operands = {
+        atom: value
+        for atom, value in zip(eqn.invars, inputs, strict=True)
+        if not isinstance(atom, core.Literal)
+    }
+    # How an equation is evaluated changes between releases; what a program is, less.
+    program = _empty().replace(invars=[*operands], outvars=eqn.outvars, eqns=[eqn])
+    return list(eval_jaxpr(program, (), *operands.values()))
+
+
+@functools.cache
+def _empty():
+    """A program without equations, from which others are made."""
+    return jax.make_jaxpr(lambda: None)().jaxpr
+
+
+def subprogram(eqn: core.JaxprEqn) -> tuple[core.Jaxpr, Sequence[Any]]:
+    """The one program inside an equation, and its constants.
+
+    Args:
+        eqn: An equation that holds exactly one program.
+
+    Returns:
+        The program, and the values of its constants.
+    """
+    (found,) = subprograms(eqn)
+    return found
+
+
+def subprograms(eqn: core.JaxprEqn) -> list[tuple[core.Jaxpr, Sequence[Any]]]:
+    """All programs inside an equation, under whatever name it keeps them.
+
+    Args:
+        eqn: An equation.
+
+    Returns:
+        Pairs of a program and the values of its constants.
+    """
+    leaves = jax.tree.leaves(
+        list(eqn.params.values()),
+        is_leaf=lambda a: isinstance(a, core.Jaxpr | core.ClosedJaxpr),
+    )
+    programs: list[Any] = [
+        a for a in leaves if isinstance(a, core.Jaxpr | core.ClosedJaxpr)
+    ]
+    return [(getattr(a, "jaxpr", a), getattr(a, "consts", ())) for a in programs]
+
+
+def _scan_arguments(eqn, jaxpr):
+    """How many constants and carries a scan has; from shapes, which no release moves.
+
+    A slice has one axis less inside than outside, constants and carries have as many.
+    """
+    inside = lambda outer, inner: len(shape_of(outer)) == len(shape_of(inner))
+    num_carry = sum(map(inside, eqn.outvars, jaxpr.outvars))
+    return sum(map(inside, eqn.invars, jaxpr.invars)) - num_carry, num_carry
+
+
+def _moved(eqn, views):
+    """The views that come out of an equation that only moves or scales one, or None."""
+    name, view = eqn.primitive.name, views[0]
+    if name in _SELECTIONS and view is not None and len(eqn.invars) == 1:
+        if not _is_injective(eqn):
+            return None
+        steps = [(eqn, output) for output in range(len(eqn.outvars))]
+        return [view._replace(steps=(*view.steps, step)) for step in steps]
+    if name == "neg" and view is not None:
+        return [view._replace(factor=-view.factor)]
+    if name in ("mul", "div"):
+        return _scaled(eqn, views)
+    return None
+
+
+def _is_injective(eqn):
+    """Whether no entry is repeated, and entries stay floating-point."""
+    if eqn.primitive.name == "broadcast_in_dim":
+        return math.prod(shape_of(eqn.invars[0])) == math.prod(shape_of(eqn.outvars[0]))
+    return all(jnp.issubdtype(v.aval.dtype, jnp.floating) for v in eqn.outvars)
+
+
+def _scaled(eqn, views):
+    """The view times a literal number, or None."""
+    is_number = [isinstance(a, core.Literal) and shape_of(a) == () for a in eqn.invars]
+    if views[0] is not None and is_number[1]:
+        number, view = float(eqn.invars[1].val), views[0]
+    elif views[1] is not None and is_number[0] and eqn.primitive.name == "mul":
+        number, view = float(eqn.invars[0].val), views[1]
+    else:
+        return None
+    factor = number if eqn.primitive.name == "mul" else 1.0 / number
+    return [view._replace(factor=view.factor * factor)]
+
+
+def entries(view: View, shape: tuple[int, ...]) -> np.ndarray:
+    """Which entries of its leaf a view holds.
+
+    Args:
+        view: The view.
+        shape: Shape of the leaf.
+
+    Returns:
+        Flat indices into the leaf, in the shape of the view, with an axis in front for
+        each loop that slices it.
+    """
+    index: Any = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
+    depth = 0
+    for step in view.steps:
+        if step is None:
+            depth += 1
+        elif step[0].primitive.name != "convert_element_type":
+            index = _redo(step, depth, index)
+    return np.asarray(index)
+
+
+def _redo(step, depth, index):
+    """Do to an array of indices, `depth` axes inside, what was done to a leaf."""
+    eqn, output = step
+    move = lambda index: evaluate(eqn, [index])[output]
+    for _ in range(depth):
+        move = jax.vmap(move)
+    with jax.ensure_compile_time_eval():
+        return move(index)
+
+
+def count_products(jaxpr: core.Jaxpr) -> float:
+    """Multiply-adds of the matrix products and convolutions of a program.
+
+    Args:
+        jaxpr: A program. The branch of a conditional with the most is counted, a
+            `while` loop once.
+
+    Returns:
+        Their number for one evaluation.
+    """
+    total = 0.0
+    for eqn in jaxpr.eqns:
+        count: Callable[[Any], float] | None = _COUNTS.get(eqn.primitive.name)
+        if count is not None:
+            total += count(eqn)
+        inner = [count_products(sub) for sub, _ in subprograms(eqn)]
+        total += eqn.params.get("length", 1) * max(inner, default=0.0)
+    return total
+
+
+def names(jaxpr: core.Jaxpr) -> set[str]:
+    """The names of all primitives in a program.
+
+    Args:
+        jaxpr: The program.
+
+    Returns:
+        The names, those of inner programs included.
+    """
+    found = {eqn.primitive.name for eqn in jaxpr.eqns}
+    inner = [names(sub) for eqn in jaxpr.eqns for sub, _ in subprograms(eqn)]
+    return found.union(*inner)
+
+
+def _count_dot(eqn):
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    shape = shape_of(eqn.invars[0])
+    return math.prod(shape_of(eqn.outvars[0])) * math.prod(shape[i] for i in contracted)
+
+
+def _count_conv(eqn):
+    channels = eqn.params["dimension_numbers"].rhs_spec[0]
+    weight = shape_of(eqn.invars[1])
+    return math.prod(shape_of(eqn.outvars[0])) * math.prod(weight) / weight[channels]
+
+
+_COUNTS = {"dot_general": _count_dot, "conv_general_dilated": _count_conv}
