@@ -101,7 +101,7 @@ def gradient_flow_mse(
     """
     check_targets(targets, kernel)
     problem = make_problem(
-        kernel, kernel_test, initial_outputs, initial_outputs_test, targets.shape
+        kernel, kernel_test, initial_outputs, initial_outputs_test, jnp.shape(targets)
     )
     check_times(time, infinite=True)
     return _gradient_flow(loss_fn, problem, targets, time)
@@ -181,7 +181,7 @@ def gradient_descent_mse(
     """
     check_targets(targets, kernel)
     problem = make_problem(
-        kernel, kernel_test, initial_outputs, initial_outputs_test, targets.shape
+        kernel, kernel_test, initial_outputs, initial_outputs_test, jnp.shape(targets)
     )
     check_descent(learning_rate, num_steps, momentum)
     return _gradient_descent(
