@@ -4,6 +4,8 @@ from jaxtheory.linalg._conjugate_gradient import LinearSolution as LinearSolutio
 from jaxtheory.linalg._conjugate_gradient import (
     conjugate_gradient as conjugate_gradient,
 )
+from jaxtheory.linalg._count_sketch import CountSketch as CountSketch
+from jaxtheory.linalg._count_sketch import draw_count_sketch as draw_count_sketch
 from jaxtheory.linalg._density import SpectralDensity as SpectralDensity
 from jaxtheory.linalg._density import effective_dimension as effective_dimension
 from jaxtheory.linalg._density import spectral_density as spectral_density

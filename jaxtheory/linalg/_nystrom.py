@@ -89,7 +89,7 @@ def nystrom(
     *,
     key: KeyArray,
     rank: int,
-    block_size: int = 8,
+    block_size: int = 4,
 ) -> Nystrom:
     r"""Approximate a positive semidefinite operator from products with random vectors.
 
