@@ -346,3 +346,22 @@ def test_bad_descent(changes, message):
     options = {"learning_rate": 0.1, "num_steps": 3, **changes}
     with pytest.raises(ValueError, match=message):
         predict.gradient_descent_mse(half_square, jnp.eye(3), ONES((3, 2)), **options)
+
+
+def test_too_many_outputs_for_the_eigensolver():
+    shapes = [(200, 200, 200, 200), (200, 200)]
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    run = lambda *arrays: predict.gradient_flow_mse(half_square, *arrays, time=1.0)
+    with pytest.raises(ValueError, match=r"fewer than 32767 .* but has 40000"):
+        jax.eval_shape(run, *arrays)
+
+
+def test_one_kernel_per_output_by_vmap():
+    kernels = jnp.stack([jnp.eye(3), 2 * jnp.eye(3)], axis=2)
+    targets = jnp.ones((3, 2))
+    run = lambda kernel, y: predict.gradient_flow_mse(
+        half_square, kernel, y[:, None], time=3.0
+    ).train[:, 0]
+    found = jax.vmap(run, in_axes=(2, 1), out_axes=1)(kernels, targets)
+    expected = np.broadcast_to(1 - np.exp([[-1.0, -2.0]]), (3, 2))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
