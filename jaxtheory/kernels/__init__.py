@@ -9,6 +9,9 @@ from jaxtheory.kernels._compare import kernel_change as kernel_change
 from jaxtheory.kernels._compare import kernel_distance as kernel_distance
 from jaxtheory.kernels._compare import kernel_velocity as kernel_velocity
 from jaxtheory.kernels._compare import uncentred_alignment as uncentred_alignment
+from jaxtheory.kernels._coordinate_check import CoordinateCheck as CoordinateCheck
+from jaxtheory.kernels._coordinate_check import Member as Member
+from jaxtheory.kernels._coordinate_check import coordinate_check as coordinate_check
 from jaxtheory.kernels._empirical import empirical_ntk as empirical_ntk
 from jaxtheory.kernels._feature_learning import agop as agop
 from jaxtheory.kernels._feature_learning import direction_overlap as direction_overlap
@@ -29,6 +32,7 @@ from jaxtheory.kernels._mercer import circle_spectrum as circle_spectrum
 from jaxtheory.kernels._mercer import hypercube_spectrum as hypercube_spectrum
 from jaxtheory.kernels._mercer import target_spectrum as target_spectrum
 from jaxtheory.kernels._operator import ntk_operator as ntk_operator
+from jaxtheory.kernels._power_law import power_law as power_law
 from jaxtheory.kernels._recursive import RecursiveFeatures as RecursiveFeatures
 from jaxtheory.kernels._recursive import (
     recursive_feature_machine as recursive_feature_machine,
