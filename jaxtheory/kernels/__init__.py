@@ -12,6 +12,8 @@ from jaxtheory.kernels._compare import uncentred_alignment as uncentred_alignmen
 from jaxtheory.kernels._coordinate_check import CoordinateCheck as CoordinateCheck
 from jaxtheory.kernels._coordinate_check import Member as Member
 from jaxtheory.kernels._coordinate_check import coordinate_check as coordinate_check
+from jaxtheory.kernels._diagonal import DiagonalLimit as DiagonalLimit
+from jaxtheory.kernels._diagonal import diagonal_network_limit as diagonal_network_limit
 from jaxtheory.kernels._empirical import empirical_ntk as empirical_ntk
 from jaxtheory.kernels._feature_learning import agop as agop
 from jaxtheory.kernels._feature_learning import direction_overlap as direction_overlap
