@@ -16,8 +16,9 @@ import numpy as np
 
 Outputs = Literal["trace", "diagonal", "full"]
 
-# An entry written to memory and read again costs about as many multiply-adds.
-_TRAFFIC = 8.0
+# An entry of a Gram matrix or of a gradient that is written to memory and read again
+# costs about as many multiply-adds of a large product (measured on AVX-512 cores).
+_GRAM_ENTRY, _GRADIENT_ENTRY = 100.0, 40.0
 
 
 class Factors(NamedTuple):
@@ -132,11 +133,11 @@ def cost(group: Group, n1: int, n2: int, k: int, outputs: Outputs) -> dict[str, 
     kept = {"full": k * k, "diagonal": k, "trace": 1}[outputs]
     total = sum(member.num_positions for member in group.members)
     pairs = n1 * n2 * b * total**2
-    costs = {"gram": pairs * (c + products * f + _TRAFFIC * (1 + kept))}
+    costs = {"gram": pairs * (c + products * f + _GRAM_ENTRY * (1 + kept))}
     if not any(member.is_lookup for member in group.members):
         gradients = (n1 + n2) * k * b * c * f
         contraction = n1 * n2 * products * b * c * f
-        costs["form"] = gradients * (total + _TRAFFIC) + contraction
+        costs["form"] = gradients * (total + _GRADIENT_ENTRY) + contraction
     return costs
 
 
@@ -168,12 +169,14 @@ def contract(outputs: Outputs, gradient1: Any, gradient2: Any) -> jax.Array:
     Returns:
         The kernel, ``[n1, n2]``, ``[n1, n2, k]`` or ``[n1, n2, k, k]``.
     """
-    axes = {
-        "trace": "ikp,jkp->ij",
-        "diagonal": "ikp,jkp->ijk",
-        "full": "ikp,jlp->ijkl",
-    }[outputs]
-    return _einsum(axes, gradient1, gradient2)
+    if outputs == "diagonal":
+        return _einsum("ikp,jkp->ijk", gradient1, gradient2)
+    (n1, k, p), n2 = gradient1.shape, gradient2.shape[0]
+    if outputs == "trace":
+        flat = [gradient.reshape(-1, k * p) for gradient in (gradient1, gradient2)]
+        return _product(*flat)
+    flat = [gradient.reshape(-1, p) for gradient in (gradient1, gradient2)]
+    return jnp.swapaxes(_product(*flat).reshape(n1, k, n2, k), 1, 2)
 
 
 def gram(
@@ -204,7 +207,7 @@ def _pair(outputs, member1, site1, member2, site2):
     """The part of a kernel that two sites share."""
     flips = member1.flipped, member2.flipped
     if member1.is_lookup and member2.is_lookup:
-        left_axes, left = "ijbts", _same_rows(site1.left, site2.left)
+        left_axes, left = "bitjs", _same_rows(site1.left, site2.left)
     elif member1.is_lookup:
         left_axes, left = _look_up(outputs, site1.left, site2.left, "kl")
     elif member2.is_lookup:
@@ -227,16 +230,37 @@ def _letters(outputs, has_outputs):
 def _gram(outputs, first, second, has_outputs):
     """Gram matrix of two factors over their last axis, and its axes."""
     k1, k2 = _letters(outputs, has_outputs)
-    kept = "".join(dict.fromkeys(k1 + k2))
-    if outputs == "trace" and all(has_outputs):
-        kept = ""  # summed over the outputs in the same product
-    axes = f"ij{kept}bts"
-    return axes, _einsum(f"i{k1}btx,j{k2}bsx->{axes}", first, second)
+    together = bool(k1) and k1 == k2
+    if together and outputs == "diagonal":
+        return f"b{k1}itjs", _einsum(f"i{k1}btx,j{k2}bsx->b{k1}itjs", first, second)
+    if together:
+        # The outputs are summed: beside what is contracted, they are contracted too.
+        first, second = (_join(jnp.moveaxis(a, 1, -2)) for a in (first, second))
+        k1 = k2 = ""
+    # As a matrix product leaves the axes.
+    return f"bi{k1}tj{k2}s", _all_products(first, second)
+
+
+def _join(a):
+    """The last two axes as one."""
+    return a.reshape(*a.shape[:-2], -1)
+
+
+def _all_products(first, second):
+    """All products of the rows of factors ``[i, .., b, t, x]``: ``[b, i, .., j, ..]``."""
+    first, second = (jnp.moveaxis(a, -3, 0) for a in (first, second))
+    flat = [a.reshape(len(a), -1, a.shape[-1]) for a in (first, second)]
+    if len(first) == 1:
+        products = _product(flat[0][0], flat[1][0])
+    else:
+        products = jax.vmap(_product)(*flat)
+    return products.reshape(*first.shape[:-1], *second.shape[1:-1])
 
 
 def _same_rows(rows1, rows2):
-    """Whether two positions look the same row up, ``[i, j, b, t, s]``."""
-    rows1, rows2 = rows1[:, None, :, :, None], rows2[None, :, :, None, :]
+    """Whether two positions look the same row up, ``[b, i, t, j, s]``."""
+    rows1, rows2 = jnp.swapaxes(rows1, 0, 1), jnp.swapaxes(rows2, 0, 1)
+    rows1, rows2 = rows1[:, :, :, None, None], rows2[:, None, None, :, :]
     return ((rows1 == rows2) & (rows1 >= 0)).astype(jnp.float32)
 
 
@@ -252,7 +276,7 @@ def _look_up(outputs, rows, dense, letters):
 def _combine(outputs, left_axes, left, right_axes, right):
     """Multiply two Gram matrices and sum over blocks, positions, and traced outputs."""
     kept = {"trace": "ij", "diagonal": "ijk", "full": "ijkl"}[outputs]
-    every = "ijklbts"
+    every = "biktjls"
     present = [a for a in every if a in left_axes or a in right_axes]
 
     def aligned(axes, array):
@@ -262,8 +286,17 @@ def _combine(outputs, left_axes, left, right_axes, right):
         )
 
     product = aligned(left_axes, left) * aligned(right_axes, right)
-    summed = [i for i, a in enumerate(present) if a not in kept]
-    return jnp.sum(product, axis=summed)
+    total = jnp.sum(product, axis=[i for i, a in enumerate(present) if a not in kept])
+    order = [a for a in present if a in kept]
+    return jnp.transpose(total, [order.index(a) for a in kept])
+
+
+def _product(first, second):
+    """Products of all rows, in the precision of the factors and at least float32.
+
+    Of matrices: with more axes the compiler takes a path some 4 times slower.
+    """
+    return _einsum("mx,nx->mn", first, second)
 
 
 def _einsum(axes, first, second):
