@@ -13,7 +13,7 @@ from jaxtheory.kernels._operator import ntk_operator
 from jaxtheory.linalg import conjugate_gradient, nystrom
 
 # Vectors in the preconditioner, where none are asked for.
-_RANK = 100
+_RANK = 50
 
 
 class NTKRegression(NamedTuple):
@@ -81,7 +81,8 @@ def ntk_regression(
         rank: Rank of the preconditioner, at most ``n k``: that many products before the
             first step. About twice the effective dimension at `ridge`
             (`linalg.effective_dimension`) makes the number of steps small whatever the
-            spectrum; 0 does without; None takes 100, or ``n k`` if that is less.
+            spectrum; 0 does without, which is faster where some 200 steps or fewer do;
+            None takes 50, or ``n k`` if that is less.
         batch_size: Examples per chunk and device, as for `ntk_operator`.
         max_steps: Largest number of steps.
         tolerance: Bound on the residual. The relative error of the predictions on the
