@@ -49,7 +49,7 @@ def _mlp(width, parametrization, optimizer):
         return {name: layers[name] for name in ("layer_1", "layer_2")}
 
     init = lambda key: model.init(key, jnp.ones((1, 5)))
-    return kernels.Member(init, model.apply, activations, optimizer)
+    return kernels.FamilyMember(init, model.apply, activations, optimizer)
 
 
 def check(family, **changes):

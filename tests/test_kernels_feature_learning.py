@@ -1,11 +1,15 @@
 """AGOP, feature ansatz and overlaps against NumPy loops and closed forms."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from jaxtheory import kernels
+from jaxtheory import dynamics, kernels
+from jaxtheory.kernels import _feature_learning
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -76,6 +80,63 @@ def test_agop_of_sharded_examples(eight_devices, batch_size):
     expected = kernels.agop(model, params, x)
     found = kernels.agop(model, params, sharded, batch_size=batch_size)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_sharded_examples_cost_one_all_reduce(eight_devices):
+    params, x = problem(n=40)
+    spec = jax.sharding.PartitionSpec("data")
+    x = jax.device_put(x, jax.sharding.NamedSharding(eight_devices, spec))
+    # The lanes are asked of the array, so the sum itself is what is compiled.
+    lowered = _feature_learning._agop.lower(model, params, x, 3, 8)
+    text = lowered.compile().as_text()
+    assert len(re.findall(r" = .* all-reduce(-start)?\(", text)) == 1
+    assert "all-gather" not in text
+
+
+def test_everything_can_be_recorded_during_training():
+    params, x = problem(k=1)
+    y = jnp.reshape(x, (16, 4))[:, :1]
+    hidden = lambda params: jnp.tanh(jnp.reshape(x, (16, 4)) @ params["w"])
+
+    def measure(state):
+        kernel = kernels.empirical_ntk(model, state.params, x)
+        before = kernels.empirical_ntk(model, state.initial_params, x)
+        matrix = kernels.agop(model, state.params, x, batch_size=5)
+        top = jnp.linalg.eigh(matrix)[1][:, -1:]
+        features = hidden(state.params), hidden(state.initial_params)
+        return {
+            "velocity": kernels.kernel_velocity(before, kernel, time=1.0),
+            "change": kernels.kernel_change(before, kernel),
+            "alignment": kernels.uncentred_alignment(kernel, y),
+            "energy": kernels.target_energy(kernel, y),
+            "spectrum": kernels.spectrum_summary(kernel, ridge=0.1),
+            "cka": kernels.cka(*features),
+            "ansatz": kernels.neural_feature_ansatz(state.params["w"].T, matrix),
+            "overlap": kernels.subspace_overlap(top, jnp.eye(4)[:, :1]),
+            "direction": kernels.direction_overlap(top[:, 0], jnp.eye(4)[0]),
+        }
+
+    optimizer = optax.sgd(0.05)
+    history = dynamics.train(
+        dynamics.supervised(model, lambda out, y: jnp.sum((out - y) ** 2, axis=1)),
+        dynamics.init(optimizer, params),
+        optimizer,
+        (x, y),
+        num_steps=20,
+        key=jax.random.key(0),
+        record={"measured": measure},
+        record_every=10,
+        progress=False,
+    )
+    found = history.records["measured"]
+    assert all(np.all(np.isfinite(a)) for a in jax.tree.leaves(found))
+    assert found["change"][0] == 0 < found["change"][1]
+    np.testing.assert_allclose(found["cka"][0], 1, rtol=1e-4)
+    assert found["energy"].shape == (3, 16)
+    np.testing.assert_allclose(
+        found["direction"] ** 2, found["overlap"], atol=100 * EPS
+    )
+    assert history.trace["loss"][-1] < history.trace["loss"][0]
 
 
 def test_new_parameters_are_no_new_trace():

@@ -10,7 +10,7 @@ from jaxtheory.kernels._compare import kernel_distance as kernel_distance
 from jaxtheory.kernels._compare import kernel_velocity as kernel_velocity
 from jaxtheory.kernels._compare import uncentred_alignment as uncentred_alignment
 from jaxtheory.kernels._coordinate_check import CoordinateCheck as CoordinateCheck
-from jaxtheory.kernels._coordinate_check import Member as Member
+from jaxtheory.kernels._coordinate_check import FamilyMember as FamilyMember
 from jaxtheory.kernels._coordinate_check import coordinate_check as coordinate_check
 from jaxtheory.kernels._diagonal import DiagonalLimit as DiagonalLimit
 from jaxtheory.kernels._diagonal import diagonal_network_limit as diagonal_network_limit

@@ -14,7 +14,7 @@ from jaxtheory.batching import check_count, check_examples, example_losses
 from jaxtheory.kernels._power_law import power_law
 
 
-class Member(NamedTuple):
+class FamilyMember(NamedTuple):
     """A network of one width, and how it is trained.
 
     Attributes:
@@ -36,7 +36,7 @@ class Member(NamedTuple):
 class CoordinateCheck(NamedTuple):
     """Typical sizes of activations against width, ``s`` seeds at each of ``w`` widths.
 
-    The layers are those of `Member.activations` and ``"outputs"``.
+    The layers are those of `FamilyMember.activations` and ``"outputs"``.
 
     Attributes:
         widths: The widths.
@@ -58,7 +58,7 @@ class CoordinateCheck(NamedTuple):
 
 
 def coordinate_check(
-    family: Callable[[int], Member],
+    family: Callable[[int], FamilyMember],
     loss_fn: LossFn,
     x: Any,
     y: Any,
@@ -78,7 +78,7 @@ def coordinate_check(
     stop moving; mu-P ``0, 0, 0``, whose features move at every width.
 
     Args:
-        family: ``family(width) -> Member``.
+        family: ``family(width) -> FamilyMember``.
         loss_fn: ``loss_fn(outputs, y) -> losses[n]``.
         x: Inputs, any pytree of arrays ``[n, ...]``.
         y: Targets.
@@ -106,7 +106,7 @@ def coordinate_check(
         ...     init = lambda key: jax.random.normal(key, (width,))
         ...     units = lambda a, x: {"units": x * a[None] + 1.0}
         ...     outputs = lambda a, x: units(a, x)["units"].mean(1)
-        ...     return Member(init, outputs, units, optax.sgd(0.1 * width))
+        ...     return FamilyMember(init, outputs, units, optax.sgd(0.1 * width))
         >>> loss_fn = lambda out, y: (out - y) ** 2
         >>> check = coordinate_check(
         ...     family,
