@@ -60,8 +60,9 @@ def test_it_is_the_algorithm(x64, batch_size):
 def test_it_finds_the_coordinates_that_matter():
     """Check F, smaller: y = x0 x1 1[x5 > 0], n = 1,000 instead of 4,000.
 
-    At the full size (``n = 4000``, five updates) the test error goes from .0134 to
-    .0021, 99.7 % of the trace on {0, 1, 5}, in 5 seconds.
+    At the full size (``n = 4000``, five updates, 20,000 test examples) the test error
+    of four seeds goes from .0126-.0138 to .0022-.0029, with a standard error of .0002
+    each, and 99.6 to 99.8 % of the trace are on {0, 1, 5}: 5 to 10 seconds a seed.
     """
     rng = np.random.default_rng(0)
     x, z = (jnp.asarray(rng.normal(0, 0.5, (n, 20)), "f4") for n in (1000, 1000))
