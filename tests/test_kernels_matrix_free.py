@@ -100,18 +100,11 @@ def test_double_precision_and_the_linearised_network(x64):
     assert_close(fit.predictions, (test @ step).reshape(M, -1), 1e-9)
 
 
-def test_one_output_is_kernel_regression():
-    params, x, targets, x_test = problem(k=1)
+def test_one_output_is_kernel_regression(x64):
+    params, x, targets, x_test = problem(k=1, dtype=jnp.float64)
+    options = {"ridge": 0.5, "rank": 0, "tolerance": 1e-12}
     fit = kernels.ntk_regression(
-        mlp,
-        params,
-        x,
-        targets,
-        x_test,
-        ridge=0.5,
-        key=new_key(),
-        rank=0,
-        tolerance=2e-6,
+        mlp, params, x, targets, x_test, key=new_key(), **options
     )
     peer = kernels.kernel_regression(
         kernels.empirical_ntk(mlp, params, x),
@@ -119,8 +112,8 @@ def test_one_output_is_kernel_regression():
         kernels.empirical_ntk(mlp, params, x_test, x),
         ridge=0.5,
     )
-    assert_close(fit.predictions, np.asarray(peer.predictions), 1e-5)
-    assert_close(fit.coefficients, np.asarray(peer.coefficients), 1e-5)
+    assert_close(fit.predictions, np.asarray(peer.predictions), 1e-10)
+    assert_close(fit.coefficients, np.asarray(peer.coefficients), 1e-10)
 
 
 def test_preconditioner_saves_steps():
