@@ -11,6 +11,9 @@ from jaxtheory.kernels._groups import Factors, Outputs
 from jaxtheory.kernels._plan import Plan
 from jaxtheory.kernels._trace import walk
 
+# Gradients of fewer entries are contracted together: one product instead of many.
+_SMALL = 4096
+
 
 class Features(NamedTuple):
     """The gradients of a chunk of examples, in parts, each ``[n, ...]``.
@@ -18,14 +21,13 @@ class Features(NamedTuple):
     Attributes:
         x: The inputs.
         gram: For each group of `Plan.gram`, the factors of its sites.
-        form: For each group of `Plan.form`, its gradients ``[n, k, p]``.
-        jacobian: For each leaf of `Plan.jacobian`, its gradients ``[n, k, p]``.
+        formed: The gradients ``[n, k, p]`` of all other leaves, by leaf (with those of
+            its groups that are formed side by side).
     """
 
     x: Any
     gram: tuple[tuple[Factors, ...], ...]
-    form: tuple[Any, ...]
-    jacobian: tuple[Any, ...]
+    formed: dict[int, Any]
 
 
 def features(plan: Plan, leaves: list[Any], x: Any) -> Features:
@@ -39,16 +41,20 @@ def features(plan: Plan, leaves: list[Any], x: Any) -> Features:
     Returns:
         Gradients, or factors of them.
     """
-    found = jax.vmap(lambda x: _one(plan, leaves, x))(x)
-    form = [
-        _groups.form(group, factors)
-        for group, factors in zip(plan.form, found.form, strict=True)
-    ]
-    return found._replace(form=tuple(form))
+    gram, form, jacobian = jax.vmap(lambda x: _one(plan, leaves, x))(x)
+    by_leaf = {leaf: [a] for leaf, a in zip(plan.jacobian, jacobian, strict=True)}
+    for group, factors in zip(plan.form, form, strict=True):
+        by_leaf.setdefault(group.leaf, []).append(_groups.form(group, factors))
+    return Features(x, gram, {leaf: _side_by_side(a) for leaf, a in by_leaf.items()})
+
+
+def _side_by_side(gradients):
+    """Gradients ``[n, k, p]`` with respect to different entries, as one."""
+    return gradients[0] if len(gradients) == 1 else jnp.concatenate(gradients, axis=-1)
 
 
 def _one(plan, leaves, x):
-    """The features of one example, with the factors of formed groups still apart."""
+    """One example: factors of both kinds of groups, gradients of the other leaves."""
     args = [a[None] for a in jax.tree.leaves(x)]
 
     def perturbed(perturbations, chosen):
@@ -72,12 +78,8 @@ def _one(plan, leaves, x):
         tuple(_factors(plan, member, inputs, cotangents) for member in group.members)
         for group in groups
     )
-    return Features(
-        x,
-        factors(plan.gram),
-        factors(plan.form),
-        tuple(a.reshape(plan.num_outputs, -1) for a in jacobian),
-    )
+    jacobian = tuple(a.reshape(plan.num_outputs, -1) for a in jacobian)
+    return factors(plan.gram), factors(plan.form), jacobian
 
 
 def _factors(plan, member, inputs, cotangents):
@@ -97,8 +99,10 @@ def kernel(
     scales: list[Any] | None,
     rows: Features,
     columns: Features,
+    *,
+    per_leaf: bool,
 ) -> list[Any]:
-    """The kernel between two chunks, in parts that sum to the whole.
+    """The kernel between two chunks.
 
     Args:
         plan: That of the features.
@@ -107,39 +111,42 @@ def kernel(
         scales: A factor for the kernel of each leaf, or None.
         rows: Features of the first chunk.
         columns: Features of the second chunk.
+        per_leaf: Whether to keep the kernels of parameter leaves apart.
 
     Returns:
-        The kernel of each parameter leaf; of all together in vector products.
+        The kernel of each parameter leaf, or one that is the sum.
     """
     if plan.vector_products:
         return [_products(plan, outputs, leaves, scales, rows, columns)]
-    parts: list[Any] = [None] * plan.num_leaves
-    for group, *factors in zip(plan.gram, rows.gram, columns.gram, strict=True):
-        part = _groups.gram(outputs, group, *factors)
-        parts[group.leaf] = (
-            part if parts[group.leaf] is None else parts[group.leaf] + part
-        )
-    formed = [group.leaf for group in plan.form]
-    for leaf, *gradients in zip(
-        (*formed, *plan.jacobian),
-        (*rows.form, *rows.jacobian),
-        (*columns.form, *columns.jacobian),
-        strict=True,
-    ):
-        part = _groups.contract(outputs, *gradients)
-        parts[leaf] = _plus(parts[leaf], part)
+    scaled = lambda leaf, a: a if scales is None else scales[leaf] * a
     n1, n2 = (jax.tree.leaves(chunk.x)[0].shape[0] for chunk in (rows, columns))
     k = plan.num_outputs
     shape = {"trace": (), "diagonal": (k,), "full": (k, k)}[outputs]
     zeros = jnp.zeros((n1, n2, *shape), jnp.result_type(jnp.float32, *leaves))
-    parts = [zeros if part is None else part for part in parts]
-    if scales is None:
-        return parts
-    return [scale * part for scale, part in zip(scales, parts, strict=True)]
+    totals = [zeros] * (plan.num_leaves if per_leaf else 1)
+
+    def add(leaf, part):
+        number = leaf if per_leaf else 0
+        totals[number] = part if totals[number] is zeros else totals[number] + part
+
+    for group, *factors in zip(plan.gram, rows.gram, columns.gram, strict=True):
+        add(group.leaf, scaled(group.leaf, _groups.gram(outputs, group, *factors)))
+    formed = {
+        leaf: (scaled(leaf, a), columns.formed[leaf]) for leaf, a in rows.formed.items()
+    }
+    for leaf, gradients in (formed if per_leaf else _packed(formed)).items():
+        add(leaf, _groups.contract(outputs, *gradients))
+    return totals
 
 
-def _plus(total, part):
-    return part if total is None else total + part
+def _packed(formed):
+    """Pairs of gradients by leaf, those of the small ones as one."""
+    small = [leaf for leaf, (a, _) in formed.items() if a.shape[-1] <= _SMALL]
+    if len(small) < 2:
+        return formed
+    rows, columns = ([formed[leaf][side] for leaf in small] for side in (0, 1))
+    large = {leaf: pair for leaf, pair in formed.items() if leaf not in small}
+    return {**large, small[0]: (_side_by_side(rows), _side_by_side(columns))}
 
 
 def _products(plan, outputs, leaves, scales, rows, columns):
@@ -148,7 +155,7 @@ def _products(plan, outputs, leaves, scales, rows, columns):
     n2 = jax.tree.leaves(columns.x)[0].shape[0]
     tangents = {
         leaf: jnp.reshape(gradient, (n2 * k, *leaves[leaf].shape))
-        for leaf, gradient in zip(plan.jacobian, columns.jacobian, strict=True)
+        for leaf, gradient in columns.formed.items()
     }
     if scales is not None:
         tangents = {leaf: scales[leaf] * t for leaf, t in tangents.items()}

@@ -187,10 +187,15 @@ def _empirical_ntk(apply_fn, params, x1, x2, scales, settings):
     leaves, structure = jax.tree.flatten(params)
     features = partial(_chunk.features, plan, leaves)
 
-    def contract(rows, columns):
-        parts = _chunk.kernel(plan, settings.outputs, leaves, scales, rows, columns)
-        return parts if settings.per_layer else sum(parts[1:], start=parts[0])
-
+    contract = lambda rows, columns: _chunk.kernel(
+        plan,
+        settings.outputs,
+        leaves,
+        scales,
+        rows,
+        columns,
+        per_leaf=settings.per_layer,
+    )
     kernels = blocks(
         features,
         contract,
@@ -202,4 +207,4 @@ def _empirical_ntk(apply_fn, params, x1, x2, scales, settings):
     )
     if settings.per_layer:
         return jax.tree.unflatten(structure, kernels)
-    return kernels
+    return kernels[0]

@@ -247,7 +247,7 @@ def _join(a):
 
 
 def _all_products(first, second):
-    """All products of the rows of factors ``[i, .., b, t, x]``: ``[b, i, .., j, ..]``."""
+    """All products of rows of factors ``[i, .., b, t, x]``: ``[b, i, .., j, ..]``."""
     first, second = (jnp.moveaxis(a, -3, 0) for a in (first, second))
     flat = [a.reshape(len(a), -1, a.shape[-1]) for a in (first, second)]
     if len(first) == 1:
