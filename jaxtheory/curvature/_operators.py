@@ -12,7 +12,7 @@ from jaxtheory._types import ApplyFn, LossFn, Params
 from jaxtheory.batching import (
     check_batch_size,
     check_examples,
-    check_model,
+    check_problem,
     num_shards,
     sum_examples,
 )
@@ -131,7 +131,7 @@ def ggn(
 def _check(apply_fn, loss_fn, params, x, y, batch_size):
     """Check what `hessian` and `ggn` are given; the number of shards of the data."""
     check_batch_size(batch_size)
-    check_model(apply_fn, loss_fn, params, x, y)
+    check_problem(apply_fn, loss_fn, params, x, y)
     return num_shards((x, y))
 
 

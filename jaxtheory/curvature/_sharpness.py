@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Num, PyTree
 
 from jaxtheory._types import ApplyFn, Estimate, KeyArray, LossFn, Params
-from jaxtheory.batching import check_count, check_model, check_number, num_shards
+from jaxtheory.batching import check_count, check_number, check_problem, num_shards
 from jaxtheory.curvature._operators import hessian
 from jaxtheory.linalg import (
     check_vector,
@@ -138,7 +138,7 @@ def batch_sharpness(
         Andreyev & Beneventano, Edge of stochastic stability, arXiv:2412.20553,
         definition 3.
     """
-    n = check_model(apply_fn, loss_fn, params, x, y)
+    n = check_problem(apply_fn, loss_fn, params, x, y)
     num_shards((x, y))  # refuses explicit axes, on which no batch can be drawn
     batch_size = check_count(batch_size=batch_size)
     num_batches = check_count(at_least=2, num_batches=num_batches)

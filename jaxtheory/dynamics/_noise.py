@@ -13,7 +13,7 @@ from jaxtheory.batching import (
     check_batch_size,
     check_count,
     check_examples,
-    check_model,
+    check_problem,
     num_shards,
     sum_examples,
 )
@@ -227,7 +227,7 @@ def _mean(samples):
 def _check(apply_fn, loss_fn, params, x, y, batch_size):
     """Check what `noise_scale` is given; the number of shards of the data."""
     check_batch_size(batch_size)
-    if check_model(apply_fn, loss_fn, params, x, y) < 2:
+    if check_problem(apply_fn, loss_fn, params, x, y) < 2:
         raise ValueError(
             "`x` must hold at least two examples, for a covariance, but holds 1."
         )
