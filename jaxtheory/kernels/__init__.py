@@ -43,3 +43,4 @@ from jaxtheory.kernels._regression import KernelRegression as KernelRegression
 from jaxtheory.kernels._regression import kernel_regression as kernel_regression
 from jaxtheory.kernels._spectrum import SpectrumSummary as SpectrumSummary
 from jaxtheory.kernels._spectrum import spectrum_summary as spectrum_summary
+from jaxtheory.kernels._to_disk import write_empirical_ntk as write_empirical_ntk
