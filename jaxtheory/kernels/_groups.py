@@ -141,6 +141,23 @@ def cost(group: Group, n1: int, n2: int, k: int, outputs: Outputs) -> dict[str, 
     return costs
 
 
+def cost_of_jacobian(size: int, n1: int, n2: int, k: int, outputs: Outputs) -> float:
+    """Multiply-adds of the kernel of a differentiated leaf, memory traffic included.
+
+    Args:
+        size: Number of entries of the leaf.
+        n1: Examples in a chunk of rows.
+        n2: Examples in a chunk of columns.
+        k: Number of outputs.
+        outputs: What is kept of the ``k x k`` block of two examples.
+
+    Returns:
+        The cost, of the contraction and of writing the gradients.
+    """
+    products = k * k if outputs == "full" else k
+    return size * ((n1 + n2) * k * _GRADIENT_ENTRY + n1 * n2 * products)
+
+
 def form(group: Group, factors: Sequence[Factors]) -> jax.Array:
     """The gradient with respect to a group's entries.
 

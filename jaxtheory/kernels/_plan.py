@@ -86,7 +86,8 @@ def make(
     if method == "vector_products":
         return by_jacobian._replace(vector_products=True)
     plan, total = _structured(nothing, [*leaves, *example], outputs, chunks)
-    if method == "auto" and total > _cost_of_products(program, k, chunks):
+    size = sum(math.prod(jnp.shape(leaves[leaf])) for leaf in wanted)
+    if method == "auto" and total > _cost_of_products(program, k, size, chunks):
         return by_jacobian._replace(vector_products=True)
     return plan
 
@@ -107,17 +108,22 @@ def _structured(nothing, args, outputs, chunks):
     for leaf in range(nothing.num_leaves):
         if leaf in nothing.frozen:
             continue
-        size = math.prod(jnp.shape(args[leaf]))
-        groups = None if leaf in opaque else _group(leaf, sites, jnp.shape(args[leaf]))
-        if groups is None:
+        shape = jnp.shape(args[leaf])
+        plain = _groups.cost_of_jacobian(math.prod(shape), n1, n2, k, outputs)
+        groups = None if leaf in opaque else _group(leaf, sites, shape)
+        ways = [_groups.cost(group, n1, n2, k, outputs) for group in groups or ()]
+        structured = sum(min(costs.values()) for costs in ways)
+        # A lookup cannot be formed: a small table is better differentiated.
+        if groups is None or (
+            structured > plain and any("form" not in c for c in ways)
+        ):
             jacobian.append(leaf)
-            total += n1 * n2 * size * (k * k if outputs == "full" else k)
+            total += plain
             continue
-        for group in groups:
-            costs = _groups.cost(group, n1, n2, k, outputs)
+        total += structured
+        for group, costs in zip(groups, ways, strict=True):
             best = min(costs, key=lambda way: costs[way])
             (gram if best == "gram" else form).append(group)
-            total += costs[best]
     used = {member.place for group in (*gram, *form) for member in group.members}
     plan = nothing._replace(
         sites={place: site for place, site in sites.items() if place in used},
@@ -159,12 +165,13 @@ def _num_positions(site):
     return shape.shape[1]
 
 
-def _cost_of_products(program, k, chunks):
+def _cost_of_products(program, k, size, chunks):
     """Multiply-adds of the kernel by vector products: a forward pass for each pair."""
     if "custom_vjp_call" in names(program.jaxpr):
         return math.inf  # has no forward derivative
     n1, n2 = chunks
-    return (2.0 * n1 * n2 * k + 2.0 * n2 * k) * count_products(program.jaxpr)
+    columns = _groups.cost_of_jacobian(size, 0, n2, k, "trace")
+    return columns + 2.0 * (n1 * n2 + n2) * k * count_products(program.jaxpr)
 
 
 def check_options(method: str, outputs: str) -> None:
