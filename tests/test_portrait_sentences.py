@@ -5,7 +5,7 @@ import re
 import pytest
 from sections_said import NAN, lacks, svg
 
-from jaxtheory.portrait._style import compact, percent
+from jaxtheory.portrait._numbers import compact, percent
 from jaxtheory.portrait.sections import (
     BOUNDS,
     COLLAPSE,

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from jaxtheory.portrait._style import RC
+from jaxtheory.plot import STYLE
 
 _COLUMNS = 4
 
@@ -22,7 +22,7 @@ def section_svg(draw: Callable[[Any], None]) -> bytes:
     Returns:
         The file's bytes.
     """
-    with mpl.rc_context(RC):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.6), layout="constrained")
         draw(figure.subplots())
         buffer = io.BytesIO()
@@ -42,7 +42,7 @@ def overview(
     """
     columns = min(_COLUMNS, len(draws))
     lines = -(-len(draws) // columns)
-    with mpl.rc_context(RC):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.7 * columns, 3.7 * lines), layout="constrained")
         figure.suptitle(title, fontsize=15, fontweight="bold", x=0.01, ha="left")
         axes = figure.subplots(lines, columns, squeeze=False).ravel()

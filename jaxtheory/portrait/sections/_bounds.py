@@ -4,8 +4,9 @@ import jax
 import numpy as np
 
 from jaxtheory import bounds
+from jaxtheory.plot import KERNEL, NULL, TEST, TRAIN
+from jaxtheory.portrait._numbers import compact, percent
 from jaxtheory.portrait._section import Finding, Row, Section, classification, nothing
-from jaxtheory.portrait._style import KERNEL, NULL, TEST, TRAIN, compact, percent
 
 _DELTA = 0.05
 _DRAWS = 500

@@ -3,6 +3,8 @@
 import numpy as np
 
 from jaxtheory import collapse, models
+from jaxtheory.plot import ACCENT, KERNEL, TEST, TRAIN
+from jaxtheory.portrait._numbers import compact, only
 from jaxtheory.portrait._section import (
     Finding,
     Row,
@@ -11,14 +13,6 @@ from jaxtheory.portrait._section import (
     is_curve,
     lacking,
     nothing,
-)
-from jaxtheory.portrait._style import (
-    ACCENT,
-    KERNEL,
-    TEST,
-    TRAIN,
-    compact,
-    only,
 )
 
 _NAMES = ("nc1", "nc2", "nc3", "nc4")

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtheory import kernels
+from jaxtheory.plot import KERNEL, TEST, THEORY
+from jaxtheory.portrait._numbers import compact, only, percent
 from jaxtheory.portrait._section import (
     Finding,
     Row,
@@ -14,7 +16,6 @@ from jaxtheory.portrait._section import (
     lacking,
     nothing,
 )
-from jaxtheory.portrait._style import KERNEL, TEST, THEORY, compact, only, percent
 
 _PROBES = 100
 _CHUNK = 50

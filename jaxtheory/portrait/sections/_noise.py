@@ -3,6 +3,8 @@
 import numpy as np
 
 from jaxtheory import dynamics
+from jaxtheory.plot import ACCENT, THEORY
+from jaxtheory.portrait._numbers import compact, only
 from jaxtheory.portrait._section import (
     Finding,
     Row,
@@ -12,7 +14,6 @@ from jaxtheory.portrait._section import (
     lacking,
     nothing,
 )
-from jaxtheory.portrait._style import ACCENT, THEORY, compact, only
 
 _CHUNK = 250
 # Changes by less than this factor decide nothing.

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 
 from jaxtheory import dynamics
+from jaxtheory.plot import ACCENT
+from jaxtheory.portrait._numbers import compact, only, percent
 from jaxtheory.portrait._section import (
     Finding,
     Row,
@@ -14,7 +16,6 @@ from jaxtheory.portrait._section import (
     lacking,
     nothing,
 )
-from jaxtheory.portrait._style import ACCENT, compact, only, percent
 
 _DRAWN = 400
 _NULLS = 20

@@ -3,6 +3,8 @@
 import numpy as np
 
 from jaxtheory import collapse, models
+from jaxtheory.plot import NULL, THEORY, TRAIN
+from jaxtheory.portrait._numbers import compact, only, percent
 from jaxtheory.portrait._section import (
     Finding,
     Row,
@@ -11,7 +13,6 @@ from jaxtheory.portrait._section import (
     lacking,
     nothing,
 )
-from jaxtheory.portrait._style import NULL, THEORY, TRAIN, compact, only, percent
 
 _SIGNIFICANT = 0.05
 _FEWEST_DROPS = 3

@@ -4,6 +4,8 @@ import jax
 import numpy as np
 
 from jaxtheory import curvature, linalg
+from jaxtheory.plot import ACCENT, THEORY, TRAIN
+from jaxtheory.portrait._numbers import compact, only
 from jaxtheory.portrait._plan import ADAM
 from jaxtheory.portrait._section import (
     Finding,
@@ -14,7 +16,6 @@ from jaxtheory.portrait._section import (
     lacking,
     nothing,
 )
-from jaxtheory.portrait._style import ACCENT, THEORY, TRAIN, compact, only
 
 _ITERATIONS = 30
 _NUM_BATCHES = 32

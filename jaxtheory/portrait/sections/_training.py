@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtheory.plot import TEST, TRAIN
+from jaxtheory.portrait._numbers import compact, only, percent
 from jaxtheory.portrait._section import Finding, Row, Section, always, nothing
-from jaxtheory.portrait._style import TEST, TRAIN, compact, only, percent
 
 
 def record(plan):

@@ -1,0 +1,13 @@
+"""Pictures of results: each function draws into axes and returns them."""
+
+from jaxtheory.plot._comparison import comparison as comparison
+from jaxtheory.plot._kernel import kernel_evolution as kernel_evolution
+from jaxtheory.plot._kernel import kernel_spectrum as kernel_spectrum
+from jaxtheory.plot._learning_curves import learning_curves as learning_curves
+from jaxtheory.plot._style import ACCENT as ACCENT
+from jaxtheory.plot._style import KERNEL as KERNEL
+from jaxtheory.plot._style import NULL as NULL
+from jaxtheory.plot._style import STYLE as STYLE
+from jaxtheory.plot._style import TEST as TEST
+from jaxtheory.plot._style import THEORY as THEORY
+from jaxtheory.plot._style import TRAIN as TRAIN
