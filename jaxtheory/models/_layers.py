@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
@@ -55,7 +56,7 @@ class Affine(nn.Module):
         draw = nn.initializers.normal(self.weight_std / math.sqrt(fan_in) / scale)
         kernel = self.param("kernel", draw, shape, self.param_dtype)
         x, kernel = promote_dtype(x, kernel)
-        y = _convolve(x, kernel) if self.window else x @ kernel
+        y = same_convolution(x, kernel) if self.window else x @ kernel
         if self.parametrization == "ntk":
             y = scale * y
         if not self.use_bias:
@@ -65,7 +66,10 @@ class Affine(nn.Module):
         return y + jnp.reshape(bias, (1,) * (y.ndim - 1) + (-1,))
 
 
-def _convolve(x, kernel):
+@jax.jit  # so that a traced model says what this is, under its name
+def same_convolution(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "i j c k"]
+) -> Float[Array, "n h w k"]:
     """Stride 1, zero padding to the same size (odd windows), channels last.
 
     A sum of shifted products instead of `jax.lax.conv_general_dilated`: on CPU, XLA
