@@ -41,6 +41,8 @@ from jaxtheory.kernels._recursive import (
 )
 from jaxtheory.kernels._regression import KernelRegression as KernelRegression
 from jaxtheory.kernels._regression import kernel_regression as kernel_regression
+from jaxtheory.kernels._scaling import NTKScaling as NTKScaling
+from jaxtheory.kernels._scaling import ntk_scaling as ntk_scaling
 from jaxtheory.kernels._spectrum import SpectrumSummary as SpectrumSummary
 from jaxtheory.kernels._spectrum import spectrum_summary as spectrum_summary
 from jaxtheory.kernels._to_disk import write_empirical_ntk as write_empirical_ntk
