@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from jaxtheory import curvature, dynamics, kernels, models
 
@@ -25,8 +26,8 @@ def test_gauss_newton_and_tangent_kernel_share_their_spectrum(x64):
     params = jax.jit(model.init)(keys[2], x)
     mean_square = lambda outputs, y: jnp.mean((outputs - y) ** 2, axis=-1)  # c = 2 / 3
     ggn = curvature.ggn(model.apply, mean_square, params, x, y)
-    flat, unravel = jax.flatten_util.ravel_pytree(params)
-    product = jax.jit(lambda v: jax.flatten_util.ravel_pytree(ggn.mv(unravel(v)))[0])
+    flat, unravel = ravel_pytree(params)
+    product = jax.jit(lambda v: ravel_pytree(ggn.mv(unravel(v)))[0])
     ggn_values = np.linalg.eigvalsh(jax.vmap(product)(jnp.eye(flat.size)))[::-1]
     ntk = kernels.empirical_ntk(model.apply, params, x, outputs="full")
     ntk_values = np.linalg.eigvalsh(jnp.swapaxes(ntk, 1, 2).reshape(21, 21))[::-1]
