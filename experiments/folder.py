@@ -1,0 +1,65 @@
+"""The folder of an experiment: what was run, on what, the numbers and the figure."""
+
+import dataclasses
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+_PACKAGES = ("jaxtheory", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
+
+
+def write_folder(config: Any, numbers: Any, table: str, figure: Figure) -> None:
+    """Write ``config.out``, over what was there of a run, and close the figure.
+
+    Args:
+        config: A dataclass with the folder in its field `out`; goes to ``config.json``.
+        numbers: The measurements, of containers and arrays; to ``result.json``.
+        table: What the terminal shows, to ``table.txt``.
+        figure: To ``figure.png``.
+    """
+    folder = Path(config.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "config.json", dataclasses.asdict(config))
+    _write_json(folder / "environment.json", environment())
+    _write_json(folder / "result.json", numbers)
+    (folder / "table.txt").write_text(table + "\n", encoding="utf-8")
+    figure.savefig(folder / "figure.png", dpi=150)
+    plt.close(figure)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and device."""
+    return {
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in _PACKAGES},
+        "device": jax.devices()[0].device_kind,
+        "num_devices": jax.device_count(),
+    }
+
+
+def _write_json(file: Path, value: Any) -> None:
+    file.write_text(json.dumps(_plain(value), indent=1) + "\n", encoding="utf-8")
+
+
+def _plain(value):
+    """As JSON holds it: NamedTuples by name, what is not finite by its name."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | jax.Array):
+        value = np.asarray(value).tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    return value
