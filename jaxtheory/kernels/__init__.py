@@ -22,6 +22,8 @@ from jaxtheory.kernels._feature_learning import (
 )
 from jaxtheory.kernels._feature_learning import subspace_overlap as subspace_overlap
 from jaxtheory.kernels._features import ntk_features as ntk_features
+from jaxtheory.kernels._infinite import InfiniteKernel as InfiniteKernel
+from jaxtheory.kernels._infinite import infinite_width as infinite_width
 from jaxtheory.kernels._lazy import lazy as lazy
 from jaxtheory.kernels._lazy import lazy_loss as lazy_loss
 from jaxtheory.kernels._learning_curve import LearningCurve as LearningCurve
