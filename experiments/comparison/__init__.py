@@ -1,0 +1,1 @@
+"""What `experiments.kernel_vs_network` is made of."""
