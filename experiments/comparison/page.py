@@ -46,7 +46,7 @@ def _task_table(name, task, sizes):
     title = f"{name}: relative squared error on test data, mean +- 95 % interval"
     if known is not None:
         title += f" (information exponent {known})"
-    widths = [18] + [15] * len(sizes) + [15]
+    widths = [24] + [15] * len(sizes) + [15]
     header = ["n", *(f"{n:,}" for n in sizes), "exponent"]
     fitted = exponents(task, sizes)
     rows = [header]
@@ -102,7 +102,7 @@ def _candidate_table(tasks, candidates):
             f"{_candidate(method, one)}: {count}"
             for one, count in zip(own, counts, strict=True)
         )
-        lines.append(f"{method:<18}{len(own)}  {said}")
+        lines.append(f"{method:<14}{len(own)}  {said}")
     return "\n".join(lines)
 
 
