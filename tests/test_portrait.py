@@ -16,6 +16,7 @@ import pytest
 from matplotlib.image import imread
 
 from experiments import portrait as script
+from jaxtheory import kernels
 from jaxtheory._types import History
 from jaxtheory.dynamics import _store
 from jaxtheory.portrait import Config, Portrait, _plan, _run, portrait
@@ -140,7 +141,7 @@ def test_numbers_are_those_of_the_run(finished):
     outputs = plan.apply_fn(history.state.params, plan.x_test)
     error = np.mean(np.argmax(outputs, axis=1) != plan.y_test)
     assert numbers["training"]["error"]["test"][-1] == pytest.approx(error)
-    assert numbers["kernel"]["network_error"] == pytest.approx(error)
+    assert numbers["kernel"]["network"]["error"] == pytest.approx(error)
     assert numbers["bounds"]["test_error"] == pytest.approx(error)
     assert numbers["training"]["num_params"] == sum(
         leaf.size for leaf in jax.tree.leaves(history.state.params)
@@ -153,7 +154,9 @@ def test_numbers_are_those_of_the_run(finished):
     assert numbers["path"]["num_points"] == 50
     first, *_, last = np.asarray(history.records["probe_kernel"], float)
     cosine = np.sum(first * last) / np.linalg.norm(first) / np.linalg.norm(last)
-    assert numbers["kernel"]["distance"][-1] == pytest.approx(1 - cosine, abs=1e-5)
+    assert numbers["kernel_evolution"]["distance"][-1] == pytest.approx(
+        1 - cosine, abs=1e-5
+    )
     assert 1 - cosine > 1e-4
 
 
@@ -299,10 +302,16 @@ def test_every_section_survives_divergence(
 
 @pytest.fixture(scope="module")
 def diverged(small_data, tmp_path_factory):
-    """Full-batch regression at a learning rate that no network survives."""
+    """Regression at a learning rate that nothing survives; no neural-tangents."""
     out = tmp_path_factory.mktemp("portraits") / "single-index"
     config = Config(data="single-index", learning_rate=100.0, num_steps=50, out=out)
-    return portrait(config, progress=False)
+
+    def missing(*_, **__):
+        raise ImportError("neural-tangents is missing:\n    pip install it")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "infinite_width", missing)
+        return portrait(config, progress=False)
 
 
 def test_diverged_run_writes_its_report(diverged):
@@ -326,10 +335,48 @@ def test_regression_leaves_out_what_needs_classes(diverged):
         "sharpness",
         "noise",
         "kernel",
+        "kernel_evolution",
+        "kernel_spectrum",
         "path",
     ]
     assert "relative error" in diverged.rows[0].quantity
-    assert len(figures(page_of(diverged))) == 5
+    assert len(figures(page_of(diverged))) == 7
+
+
+def test_without_infinite_width_the_page_says_why(diverged):
+    said = "no infinite-width kernel to compare with: neural-tangents is missing: pip"
+    assert said in page_of(diverged)
+    assert "infinite NTK" not in page_of(diverged)
+
+
+def test_kernels_are_held_against_the_network_and_its_limit(finished):
+    plan, history, numbers = finished.plan, finished.history, finished.result.numbers
+    found = numbers["kernel"]
+    n, deviations = len(plan.x_train), {"weight_std": 1.0, "bias_std": 0.0}
+    both = np.concatenate([plan.x_train, plan.x_test])
+    limit = kernels.infinite_width(
+        plan.module, both, plan.x_train, batch_size=500, **deviations
+    )
+    train, test = np.split(np.asarray(limit.ntk, float), [n])
+    targets = np.eye(10)[np.asarray(plan.y_train)]
+    ridge = found["infinite"]["ntk"]["ridge_over_trace"] * np.trace(train)
+    dual = np.linalg.solve(train + ridge * np.eye(n), targets - targets.mean(axis=0))
+    outputs = test @ dual + targets.mean(axis=0)
+    error = np.mean(np.argmax(outputs, axis=1) != np.asarray(plan.y_test))
+    assert found["infinite"]["ntk"]["error"] == pytest.approx(error)
+    initial, network = found["initial"]["error"], found["network"]["error"]
+    assert found["gain"]["value"] == pytest.approx(initial - network, abs=1e-6)
+    assert found["infinite"]["all"]
+    assert "At infinite width the tangent kernel" in page_of(finished.result)
+    start = numbers["kernel_spectrum"]["start"]
+    first = kernels.empirical_ntk(
+        plan.apply_fn, history.state.initial_params, plan.x_train
+    )
+    eigenvalues = np.linalg.eigvalsh(np.asarray(first, float) / 10)
+    ridge = 1e-3 * eigenvalues.sum()
+    dimension = np.sum(eigenvalues / (eigenvalues + ridge))
+    assert start["effective_dimension"] == pytest.approx(dimension, rel=1e-4)
+    assert start["eigenvalues"][0] == pytest.approx(eigenvalues[-1], rel=1e-5)
 
 
 def test_interrupted_run_continues(monkeypatch, tmp_path):

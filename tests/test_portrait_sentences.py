@@ -9,7 +9,6 @@ from jaxtheory.portrait._numbers import compact, percent
 from jaxtheory.portrait.sections import (
     BOUNDS,
     COLLAPSE,
-    KERNEL,
     NOISE,
     PATH,
     SEPARATION,
@@ -111,70 +110,6 @@ def test_noise_beside_the_batch():
     assert "Every step uses all 200 examples" in full.text
     assert lacks(NOISE, noise(4.0))
     assert lacks(NOISE, noise(4.0, 5.0, NAN))
-
-
-# --- kernel
-
-
-def kernel(*, distance=(0.0, 0.4), initial=0.05, network=0.02, **changes):
-    return {
-        "gain": initial - network,
-        "gain_error": 0.004,
-        "steps": [0, 100],
-        "distance": list(distance),
-        "alignment": [0.51, 0.83],
-        "network_error": network,
-        "initial": {"error": initial},
-        "final": {"error": 0.03},
-        "regression": False,
-        "num_test": 797,
-    } | changes
-
-
-@pytest.mark.parametrize(
-    ("distance", "expected", "verdict"),
-    [
-        (0.4, "start is 0.4 .* from 0.51 to 0.83: the .* features", "disagrees"),
-        (0.02, "start is 0.02 .* alignment moved: not lazy", "disagrees"),
-    ],
-)
-def test_kernel_is_lazy_or_not(distance, expected, verdict):
-    first, _ = KERNEL.findings(kernel(distance=(0.0, distance)))
-    assert re.search(expected, first.text)
-    assert first.verdict == verdict
-
-
-def test_kernel_that_stays_is_lazy():
-    first, _ = KERNEL.findings(kernel(distance=(0.0, 0.02), alignment=[0.51, 0.53]))
-    assert "from 0.51 to 0.53: lazy training" in first.text
-    assert first.verdict == "agrees"
-
-
-def test_kernel_that_moves_away_from_the_labels_has_learned_no_features():
-    first, _ = KERNEL.findings(kernel(alignment=[0.6, 0.3]))
-    assert "from 0.60 to 0.30: the kernel moved, though not towards" in first.text
-    assert "learned" not in first.text
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, "95.0 %, the network 98.0 %, its final kernel 97.0 % .*the network wins"),
-        ({"network": 0.09}, "91.0 %.*of -4.0 ± 0.4 points: the initial kernel wins"),
-        ({"network": 0.043}, "95.7 %.*797 test .* 0.7 ± 0.4 .* within the sampling"),
-        ({"initial": NAN}, "initialisation reaches not finite.* not to be compared"),
-        ({"regression": True}, "5.0 % relative error, the network 2.0 %.*network wins"),
-    ],
-)
-def test_kernel_against_network(changes, expected):
-    _, second = KERNEL.findings(kernel(**changes))
-    assert re.search(expected, second.text), second.text
-    assert second.verdict == "measured"
-
-
-def test_kernel_without_two_records_is_not_judged():
-    assert lacks(KERNEL, kernel(distance=(0.0,)))
-    assert lacks(KERNEL, kernel(distance=(0.0, NAN)))
 
 
 # --- collapse

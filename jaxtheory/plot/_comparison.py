@@ -36,8 +36,7 @@ def comparison(
 
     Example:
         >>> from jaxtheory import plot
-        >>> from jaxtheory._types import Estimate
-        >>> errors = {"network": Estimate(2.0, 0.5, 797)}
+        >>> errors = {"network": plot.Estimate(2.0, 0.5, 797)}
         >>> ax = plot.comparison(errors, metric="test error (%)")
         >>> ax.get_xlabel()
         'test error (%), ± 2 standard errors'

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from jaxtheory.plot import STYLE
 
-_COLUMNS = 4
+_COLUMNS = 5
 
 
 def section_svg(draw: Callable[[Any], None]) -> bytes:

@@ -18,7 +18,7 @@ from jaxtheory.portrait._section import Row, Section
 from jaxtheory.portrait.sections import SECTIONS
 
 # Of what sections read from a run; numbers of another version are measured again.
-_VERSION = 3
+_VERSION = 4
 
 
 class Portrait(NamedTuple):

@@ -6,6 +6,8 @@ A new measurement is a new file here and two lines below.
 from jaxtheory.portrait.sections._bounds import SECTION as BOUNDS
 from jaxtheory.portrait.sections._collapse import SECTION as COLLAPSE
 from jaxtheory.portrait.sections._kernel import SECTION as KERNEL
+from jaxtheory.portrait.sections._kernel_evolution import SECTION as KERNEL_EVOLUTION
+from jaxtheory.portrait.sections._kernel_spectrum import SECTION as KERNEL_SPECTRUM
 from jaxtheory.portrait.sections._noise import SECTION as NOISE
 from jaxtheory.portrait.sections._path import SECTION as PATH
 from jaxtheory.portrait.sections._separation import SECTION as SEPARATION
@@ -17,6 +19,8 @@ SECTIONS = (
     SHARPNESS,
     NOISE,
     KERNEL,
+    KERNEL_EVOLUTION,
+    KERNEL_SPECTRUM,
     COLLAPSE,
     SEPARATION,
     PATH,
