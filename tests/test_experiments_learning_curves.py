@@ -76,7 +76,7 @@ def test_kernel_has_its_published_values():
 
 def test_quick_is_a_smaller_run_of_the_same():
     quick = script.settings(script.Config(quick=True))
-    assert (quick.num_trials, quick.ridges) == (30, (0.0, 0.1))
+    assert (quick.num_trials, quick.ridges) == (60, (0.0, 0.1))
     assert set(quick.cube_examples) < set(script.Config().cube_examples)
     assert script.settings(quick) == quick
 
