@@ -73,7 +73,106 @@ def infinite_width(
     num_draws: int = 32_768,
     batch_size: int | None = None,
 ) -> InfiniteKernel:
-    """Compute the kernels of a model in the limit of infinite width."""
+    r"""Compute the kernels of a model in the limit of infinite width.
+
+    The model itself is traced, as it is, and walked through with kernels in place of
+    activations: nothing is rewritten, and neither its widths nor its depth matter for
+    anything but deviations that are estimated. For outputs :math:`f_k` over random
+    initialisations, of one and the same ``k``,
+
+    .. math::
+        K(x, x') = E[f_k(x) f_k(x')], \qquad
+        \Theta(x, x') = E \sum_p \sigma_p^2\,
+            \partial_p f_k(x)\, \partial_p f_k(x'),
+
+    with :math:`\sigma_p^2` the variance that parameter ``p`` starts with: the kernel of
+    the NTK parametrisation, whatever parametrisation the model is written in. It is of
+    *one* output: the sum over ``k`` outputs, ``empirical_ntk(..., outputs="trace")``,
+    of a wide network in that parametrisation is ``k`` times as large, apart from
+    biases, which count with the variance that they are drawn with (0 for those that
+    start at zero) and not with 1. `ntk_scaling` gives the factors that make the
+    empirical kernel of a network in the standard parametrisation converge to it.
+
+    What has a rule: dense layers, convolutions (strides, padding), biases, embeddings,
+    learned embeddings of positions, sums of all of these, also where branches share
+    layers, average pooling over windows or over all positions, flattening and other
+    moves of positions, normalisation over channels (`LayerNorm`, `RMSNorm`; their
+    scale stays the constant 1 that it starts at, and does not count), dropout in
+    eval mode, attention by scores without softmax (many heads), scans over layers, and
+    every elementwise function. Piecewise linear functions with a kink at zero (relu,
+    leaky relu, abs), erf, exact gelu, sines, exponentials and polynomials have closed
+    forms; others (tanh, silu, softplus, gelu by tanh, a function of your own) are
+    integrated, in float64 to 1e-7 or better where they are smooth over one standard
+    deviation of their input, to less where they have kinks or steep steps:
+    `integration_error` says how far. What has no limit (BatchNorm, maxima, softmax, a
+    parameter used twice) is refused by name.
+
+    Computed and returned in the widest type: float64 under ``jax.enable_x64(True)``,
+    which costs little, otherwise float32. Compiled once for each model and shapes.
+
+    Args:
+        module: A Linen module that is called as ``module(x)``, or a pair of functions
+            ``(init, apply)``, with ``init(key, x) -> params`` and
+            ``apply(params, x) -> outputs[n, k]`` (an NNX model through `nnx.split` and
+            `nnx.merge`; a Linen one with other arguments).
+        x1: Inputs ``[n1, ...]`` (rows).
+        x2: Inputs ``[n2, ...]`` (columns); None stands for `x1`, and gives an exactly
+            symmetric kernel.
+        key: Typed key of what is estimated; None for always the same one.
+        weight_std: Standard deviation of a weight at initialisation *times the root of
+            its fan-in*, exactly: a number for all weights, or a mapping from key paths
+            (``"Dense_0"``, ``"Dense_0/kernel"``, or nested as the parameters are) to
+            numbers. Those left out are estimated from the initialiser at the actual
+            shape; never from trained weights.
+        bias_std: The same for biases (no fan-in). A number leaves those of
+            normalisation layers alone.
+        first_layer: The first layer sums over finitely many features, so that weights
+            that are not Gaussian never average out there: Flax's default (truncated
+            normal) is off by 1 to 5 % from Gaussian weights at *any* width. ``"exact"``
+            averages over the real initialiser, by drawing units (with independent
+            entries); ``"gaussian"`` takes Gaussian weights of the same deviation, as
+            neural-tangents does. For an untruncated normal initialiser the two are one.
+        num_draws: Number of units drawn for ``"exact"``.
+        batch_size: Rows, and columns, of the block that is computed at once; it need
+            not divide ``n1`` or ``n2``. None computes the kernel at once.
+
+    Returns:
+        The kernels, the deviations, and how far both can be trusted; see
+        `InfiniteKernel`.
+
+    Raises:
+        ValueError: The model has no infinite-width limit (the message names the layer
+            and says why), an argument is not what it must be, or a parameter is drawn
+            with a mean other than zero.
+        ImportError: neural-tangents is not installed; the message has the command.
+
+    Memory:
+        A few arrays of the size of the covariances: ``n1 n2 s``, with ``s`` positions
+        that are flattened at last, and ``n1 n2 s^2`` where positions are pooled or
+        attended to. With `batch_size` the ``n`` are its, and the result comes on top.
+
+    Example:
+        The relu network with one hidden layer of He's deviation: on the diagonal, its
+        kernels are ``|x|^2 / d`` times 1 and 2.
+
+        >>> import jax.numpy as jnp
+        >>> from jaxtheory import kernels, models
+        >>> model = models.MLP((256,), num_outputs=10, use_bias=False)
+        >>> x = jnp.array([[1.0, 1.0], [1.0, -1.0]])
+        >>> given = {"layer_1": 2**0.5, "output": 1.0}
+        >>> limit = kernels.infinite_width(model, x, weight_std=given)
+        >>> (100 * limit.ntk).round().tolist()
+        [[200.0, 32.0], [32.0, 200.0]]
+        >>> (100 * limit.nngp).round().tolist()
+        [[100.0, 32.0], [32.0, 100.0]]
+
+    References:
+        Lee et al., arXiv:1711.00165, eq. 5 (NNGP of dense networks); Jacot, Gabriel,
+        Hongler, arXiv:1806.07572, theorem 1 (NTK); Arora et al., arXiv:1904.11955,
+        section 4 (convolutions); Yang, arXiv:1910.12478 (any architecture, as a
+        program of such steps); Novak et al., arXiv:1912.02803 (neural-tangents, whose
+        rules are used).
+    """
     neural_tangents()
     _check_options(first_layer, num_draws, batch_size)
     _check_inputs(x1, x2)

@@ -60,7 +60,7 @@ class FirstLayer(NamedTuple):
         Returns:
             Whether it has to be corrected.
         """
-        paths = (field.key[0] for field, _ in term.base.parts)
+        paths = (field.key[0].partition("[")[0] for field, _ in term.base.parts)
         return term.function is not None and any(p in self.quantiles for p in paths)
 
     def correct(self, layout: Layout, term: Term, tangents: Any):

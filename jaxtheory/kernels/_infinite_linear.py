@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtheory.kernels import _infinite_attention as attention
 from jaxtheory.kernels import _infinite_rules as rules
 from jaxtheory.kernels._infinite_values import (
     Activation,
@@ -28,43 +29,39 @@ def _dot(walk, eqn, left, right):
     """``dot_general``: a dense layer on the last axis."""
     (own, theirs), batch = eqn.params["dimension_numbers"]
     if isinstance(left, Activation) and isinstance(right, Activation):
-        raise Refusal(
-            "multiplies activations with activations, as attention does. Softmax "
-            "attention has no limit in closed form."
-        )
+        return attention.score(eqn, left, right)
     if not isinstance(right, Weight):
         if isinstance(left, Weight):
             raise Refusal(_CHANNELS_LAST)
         raise Refusal(
-            "multiplies activations by a known matrix. Layers whose weights start at "
-            "random have a rule."
+            "multiplies activations by a matrix that does not start at random (all "
+            "zero?). Initialise it at random, or pass its deviation in `weight_std`."
         )
-    rank = len(eqn.invars[0].aval.shape)
-    rest = [size for i, size in enumerate(right.sizes) if i not in theirs]
-    contracted = sorted(own)
-    whole = contracted == list(range(contracted[0], rank))
-    if any(batch) or not whole or contracted[0] == 0 or len(rest) != 1:
+    shape = eqn.invars[0].aval.shape
+    channels = max(1, len(getattr(left, "split", ())))
+    start, end = min(own), len(shape)
+    rest = tuple(size for i, size in enumerate(right.sizes) if i not in theirs)
+    in_order = list(own) == list(range(start, end)) and list(theirs) == sorted(theirs)
+    if any(batch) or not in_order or start == 0 or not rest:
         raise Refusal(_CHANNELS_LAST)
-    if len(contracted) > 1 and contracted[0] > 1:
+    if isinstance(left, Activation) and start not in (1, end - channels):
         raise Refusal(
             "sums over some positions but not all. Flatten all of them, or none."
         )
     fan_in = math.prod(right.sizes[i] for i in theirs)
-    shape = eqn.outvars[0].aval.shape
+    positions = tuple(shape[1:start])
     if isinstance(left, Known):
         x = left.full()
-        x = x.reshape(*x.shape[: contracted[0]], fan_in)
+        x = x.reshape(*x.shape[:start], fan_in)
         apply = lambda x, w: jnp.matmul(x, w, precision="highest")
         field = _first(walk, right, x, fan_in, (fan_in,), apply, rules.dense)
     else:
-        if len(contracted) > 1:
-            left = _flatten(left)
+        left = dataclasses.replace(left, flat=left.flat or start == 1, split=())
         record = rules.flattened(walk.moments, left)
-        positions = () if left.flat else left.positions
         record = rules.shaped(walk.layout, record, positions, fan_in)
         std = walk.consume(right, fan_in, False)
-        field = Field(rules.dense(walk.layout, record, std), (right.path,))
-    return rules.field_activation(field, tuple(shape[1:-1]), rest[0])
+        field = Field(rules.dense(walk.layout, record, std), (right.root,))
+    return rules.field_activation(field, positions, rest)
 
 
 def _first(walk, weight, x, fan_in, draw_shape, apply, rule):
@@ -79,7 +76,7 @@ def _first(walk, weight, x, fan_in, draw_shape, apply, rule):
         real, gaussian = (apply(x.astype(w.dtype), entry * w) for w in units)
         return real, gaussian
 
-    return Field(record, (weight.path,), draw)
+    return Field(record, (weight.root,), draw)
 
 
 def _convolution(walk, eqn, left, right):
@@ -144,10 +141,10 @@ def _convolve(walk, left, right, strides, padding):
             left = rules.move(moments, left, f"pad {padding}", pad, selects=True)
         record = rules.shaped(layout, moments.of(left), left.positions, channels)
         std = walk.consume(right, fan_in, False)
-        field = Field(rule(layout, record, std), (right.path,))
+        field = Field(rule(layout, record, std), (right.root,))
     record = field.record
     positions = tuple(record.shape1[1:-1])
-    return rules.field_activation(field, positions, width)
+    return rules.field_activation(field, positions, (width,))
 
 
 def _reshape(walk, eqn, value, *_):
@@ -167,12 +164,11 @@ def _reshaped(walk, value, shape):
         return value
     if shape[0] != total:
         raise Refusal(_CHANNELS_LAST)
+    if value.split:
+        return _reshaped(walk, dataclasses.replace(value, split=()), shape)
     if value.flat and shape == (total, *value.positions, value.width):
         return _flatten(value, False)
-    if not value.flat and shape == (
-        total,
-        value.shape(total)[1:][-1] * math.prod(value.positions),
-    ):
+    if not value.flat and shape == (total, value.width * math.prod(value.positions)):
         if math.prod(value.positions) == 1:
             empty = lambda a: a.reshape(a.shape[0])
             return rules.move(walk.moments, value, "squeeze", empty, selects=True)
@@ -330,18 +326,38 @@ def _sum(walk, eqn, value):
     average = rules.total_mean(walk.moments, value)
     shape = eqn.outvars[0].aval.shape
     if jnp.ndim(average) == 0:
-        return Known(np.zeros((1,) * len(shape)), shape)
+        return Known(np.zeros((1,) * len(shape)), shape, True)
     average = jnp.broadcast_to(average, (average.shape[0], *value.positions))
     inner = [axis for axis in axes if axis != last]
     if value.flat:
         inner = list(range(1, average.ndim))
-    return Known(jnp.sum(average, inner) * value.width, shape)
+    return Known(jnp.sum(average, inner) * value.width, shape, True)
+
+
+def _gather(walk, eqn, table, indices):
+    """``gather`` of rows of an embedding: a layer without bias on one-hot inputs."""
+    numbers, width = eqn.params["dimension_numbers"], table.shape[-1]
+    last = len(eqn.outvars[0].aval.shape) - 1
+    rows = isinstance(table, Weight) and isinstance(indices, Known)
+    if not rows or len(table.sizes) != 2 or table.sizes != table.shape:
+        raise Refusal("picks some activations or some entries of a parameter.")
+    whole = eqn.params["slice_sizes"] == (1, width) and numbers.offset_dims == (last,)
+    if not whole or numbers.start_index_map != (0,):
+        raise Refusal("picks some entries of a parameter. Pick whole rows of it.")
+    if not indices.by_example:
+        raise Refusal("embeds what is the same for all examples. Embed the inputs.")
+    number = table.sizes[0]
+    x = jax.nn.one_hot(indices.full()[..., 0], number)
+    apply = lambda x, w: jnp.matmul(x, w, precision="highest")
+    field = _first(walk, table, x, number, (number,), apply, rules.dense)
+    return rules.field_activation(field, tuple(x.shape[1:-1]), (width,))
 
 
 RULES: dict[str, Callable[..., Any]] = {
     "broadcast_in_dim": _broadcast,
     "conv_general_dilated": _convolution,
     "dot_general": _dot,
+    "gather": _gather,
     "pad": _positions(_pad, selects=True),
     "reduce_sum": _sum,
     "reduce_window_sum": _positions(_window_sum, selects=False),

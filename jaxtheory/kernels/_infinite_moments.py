@@ -169,13 +169,9 @@ class Moments:
 
     def _check_opaque(self, activation):
         """Raise if a pooled term may be correlated with another one."""
-        parts = [
-            dataclasses.replace(
-                activation, terms=(), opaque=(), offset=None, **{n: (p,)}
-            )
-            for n in ("terms", "opaque")
-            for p in getattr(activation, n)
-        ]
+        bare = dataclasses.replace(activation, terms=(), opaque=(), offset=None)
+        parts = [dataclasses.replace(bare, terms=(t,)) for t in activation.terms]
+        parts += [dataclasses.replace(bare, opaque=(o,)) for o in activation.opaque]
         for a, b in itertools.combinations(parts, 2):
             if (a.opaque or b.opaque) and a.roots() & b.roots():
                 raise Refusal(

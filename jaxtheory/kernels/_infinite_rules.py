@@ -21,10 +21,14 @@ from jaxtheory.kernels._infinite_values import (
 from jaxtheory.kernels._neural_tangents import neural_tangents
 
 
-def field_activation(field: Field, positions: tuple[int, ...], width: int):
-    """The activation that is one field."""
+def field_activation(
+    field: Field, positions: tuple[int, ...], channels: tuple[int, ...]
+) -> Activation:
+    """The activation that is one field; several channel axes are heads."""
     term = Term(Base(((field, 1.0),)))
-    return Activation((term,), (), None, positions, width)
+    split = channels if len(channels) > 1 else ()
+    width = math.prod(channels)
+    return Activation((term,), (), None, positions, width, split=split)
 
 
 def shaped(layout: Layout, record: Any, positions: tuple[int, ...], width: int):
@@ -129,7 +133,7 @@ def move(
     """
     layout = moments.layout
     ones = jax.eval_shape(
-        function, jax.ShapeDtypeStruct((1, *activation.positions), float)
+        function, jax.ShapeDtypeStruct((1, *activation.positions), jnp.float32)
     )
     positions = ones.shape[1:]
     apply = lambda record: _move_record(layout, record, function, selects)

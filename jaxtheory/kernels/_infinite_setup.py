@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from jaxtheory.kernels._initial import (
     Initial,
     given_deviations,
     initial,
+    is_weight,
     parameters,
     quantiles,
 )
@@ -190,6 +192,7 @@ def set_up(model: Model, x: Any, key: Any, weight_std: Any, bias_std: Any) -> Se
                 estimates[path] = Estimate(jnp.asarray(given[path]), jnp.zeros(()), 0)
             else:
                 one = found[path]
+                _check_start(path, one)
                 leaves.append(Leaf(path, one.constant, one.fixed, False))
                 estimates[path] = one.std
         random = [leaf.path for leaf in leaves if not leaf.fixed]
@@ -198,6 +201,16 @@ def set_up(model: Model, x: Any, key: Any, weight_std: Any, bias_std: Any) -> Se
         values = parameters(jax.jit(model.init)(key, example)) if fixed else {}
     arrays = {path: values[path] for path in fixed}
     return Setup(tuple(leaves), stds, arrays, estimates, found)
+
+
+def _check_start(path, one):
+    """Raise if a matrix of weights starts at a constant."""
+    if one.constant is not None and is_weight(path, one.shape):
+        raise ValueError(
+            f"`module` has no infinite-width kernel: {path!r} starts at the constant "
+            f"{one.constant}, so that at first nothing depends on its inputs. "
+            "Initialise it at random, or pass its deviation in `weight_std`."
+        )
 
 
 def _check_variables(shapes):
@@ -263,7 +276,7 @@ def make_plan(
     dtype: str,
     precision: str,
 ) -> Plan:
-    """Walk through the model for two examples, for what has to be known before.
+    """Walk through the model for shapes alone, for what has to be known before.
 
     Args:
         model: The model.
@@ -283,6 +296,9 @@ def make_plan(
     fixed = {path: shapes[path] for path in arrays}
     scalar = jax.ShapeDtypeStruct((), precision)
     stds = {leaf.path: scalar for leaf in leaves if not leaf.fixed}
+    sizes = {*shape, *(size for leaf in shapes.values() for size in leaf.shape)}
+    # As many examples as no other axis has elements, so that they are told apart.
+    number = next(n for n in itertools.count(2) if n not in sizes)
     layers = {}
     for diagonal in (True, False):
 
@@ -294,7 +310,7 @@ def make_plan(
 
         with contextlib.suppress(NeedsPositions):
             jax.eval_shape(
-                kernels, jax.ShapeDtypeStruct((2, *shape), dtype), stds, fixed
+                kernels, jax.ShapeDtypeStruct((number, *shape), dtype), stds, fixed
             )
             break
     return Plan(
@@ -341,7 +357,7 @@ def walk_through(
             values.append(Known(fixed[leaf.path], shape))
         else:
             values.append(Weight(leaf.path, 1.0, shape, shape))
-    values.append(Known(x, x.shape))
+    values.append(Known(x, x.shape, by_example=True))
     record = input_record(moments.layout, x.reshape(len(x), -1))
     given = frozenset(leaf.path for leaf in leaves if leaf.given)
     walk = Walk(moments, record, stds, given)

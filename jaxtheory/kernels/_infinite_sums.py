@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from jaxtheory.kernels._infinite_rules import settle
+from jaxtheory.kernels._infinite_rules import field_activation, settle
 from jaxtheory.kernels._infinite_values import (
     Activation,
     Base,
@@ -103,7 +105,8 @@ def _known(eqn, operands, shape):
     evaluate = jax.ensure_compile_time_eval if concrete else contextlib.nullcontext
     with evaluate():
         array = _bind(eqn, [v.array for v in operands])
-    return Known(np.asarray(array) if concrete else array, tuple(shape))
+    by_example = any(v.by_example for v in operands)
+    return Known(np.asarray(array) if concrete else array, tuple(shape), by_example)
 
 
 def _bind(eqn, arrays):
@@ -130,16 +133,12 @@ def _bind(eqn, arrays):
 
 def _reciprocal(factor):
     """One over a known array."""
-    concrete = factor.is_concrete()
-    one_over = np.reciprocal if concrete else jnp.reciprocal
-    return Known(one_over(_floating(factor.array)), factor.shape)
+    return Known(1 / _floating(factor.array), factor.shape)
 
 
 def _floating(array):
-    """An array of floating-point numbers."""
-    if isinstance(array, np.ndarray):
-        return array.astype(float) if array.dtype.kind in "iub" else array
-    return array * 1.0
+    """An array of floating-point numbers, double where it is known already."""
+    return array * 1.0 if isinstance(array, Tracer) else np.asarray(array, float)
 
 
 def inner(activation: Activation, array: Any) -> Any:
@@ -155,7 +154,17 @@ def inner(activation: Activation, array: Any) -> Any:
     Raises:
         Refusal: It differs between features that have been flattened.
     """
-    if np.ndim(array) == 0 or not activation.flat:
+    if np.ndim(array) == 0:
+        return array
+    if split := len(activation.split):
+        channels = array.shape[array.ndim - split :]
+        if math.prod(channels) != 1:
+            raise Refusal(
+                "combines heads with an array that differs between their channels. "
+                "Use one number for all of them."
+            )
+        return array.reshape(*array.shape[: array.ndim - split], 1)
+    if not activation.flat:
         return array
     if array.shape[-1] != 1 and activation.positions:
         raise Refusal(
@@ -206,6 +215,7 @@ def _scale(walk, value, factor):
         value.positions,
         value.width,
         value.flat,
+        value.split,
     )
 
 
@@ -222,8 +232,10 @@ def _scale_term(term, scale):
 
 def _add(walk, first, second, shape):
     """The sum of two values."""
+    channels = max(len(getattr(v, "split", ())) or 1 for v in (first, second))
     first, second = (
-        _bias(walk, v, shape) if isinstance(v, Weight) else v for v in (first, second)
+        _bias(walk, v, shape, channels) if isinstance(v, Weight) else v
+        for v in (first, second)
     )
     if isinstance(first, Known):
         first, second = second, first
@@ -238,6 +250,7 @@ def _add(walk, first, second, shape):
         first.positions,
         first.width,
         first.flat,
+        first.split,
     )
     if (offset := second.offset) is None:
         return total
@@ -285,17 +298,18 @@ def _merge(terms):
     return (*merged, *linear)
 
 
-def _bias(walk, weight, shape):
+def _bias(walk, weight, shape, channels):
     """A parameter that is added: a Gaussian field, the same for all examples."""
     sizes = (1,) * (len(shape) - len(weight.sizes)) + weight.sizes
-    if sizes[0] != 1 or sizes[-1] != shape[-1]:
+    last = len(shape) - channels
+    if sizes[0] != 1 or sizes[last:] != tuple(shape[last:]):
         raise Refusal(
             f"adds a parameter of sizes {sizes} to activations of shape {shape}. It "
             "must have one entry for each channel, and be the same for all examples."
         )
     std = walk.consume(weight, 1, False)
     layout, first = walk.moments.layout, walk.moments.first
-    positions = shape[1:-1]
+    positions = tuple(shape[1:last])
     blocks = {}
     dtype = jax.dtypes.canonicalize_dtype(float)
     columns = layout.rows if layout.columns is None else layout.columns
@@ -306,7 +320,7 @@ def _bias(walk, weight, shape):
         "cov2": (columns,),
     }.items():
         block_shape, array = list(batch), jnp.ones((1,) * len(batch), dtype)
-        for own, size in zip(sizes[1:-1], positions, strict=True):
+        for own, size in zip(sizes[1:last], positions, strict=True):
             same = [size] if layout.diagonal else [size, size]
             block_shape += same
             kind = jnp.ones(same, dtype)
@@ -323,14 +337,12 @@ def _bias(walk, weight, shape):
     )
 
     def draw(key, number):
-        shape = (1, *sizes[1:-1], number)
+        shape = (1, *sizes[1:last], number)
         real, gaussian = first.weights(weight.path, key, shape, dtype)
         return std * real, std * gaussian
 
-    field = Field(record, (weight.path,), draw)
-    return Activation(
-        (Term(Base(((field, 1.0),))),), (), None, tuple(positions), shape[-1]
-    )
+    field = Field(record, (weight.root,), draw)
+    return field_activation(field, positions, tuple(shape[last:]))
 
 
 def _function(walk, eqn, operands):
@@ -383,6 +395,7 @@ def _function(walk, eqn, operands):
         example.positions,
         example.width,
         example.flat,
+        example.split,
     )
 
 

@@ -98,10 +98,12 @@ class Known(NamedTuple):
     Attributes:
         array: The array, with ones for axes along which it is constant.
         shape: The shape that it stands for.
+        by_example: Whether it depends on the inputs, with examples on axis 0.
     """
 
     array: Any
     shape: tuple[int, ...]
+    by_example: bool = False
 
     def full(self) -> Any:
         """The array in the shape that it stands for."""
@@ -124,12 +126,19 @@ class Weight(NamedTuple):
         factor: What it was multiplied by.
         sizes: Sizes of its axes, ones where it is broadcast.
         shape: The shape that it stands for.
+        part: Which slice of the parameter it is, of those stacked for a scan.
     """
 
     path: str
     factor: float
     sizes: tuple[int, ...]
     shape: tuple[int, ...]
+    part: str = ""
+
+    @property
+    def root(self) -> str:
+        """What names the draws that it consists of."""
+        return self.path + self.part
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -206,6 +215,7 @@ class Activation:
         positions: Sizes of the axes between examples and channels.
         width: Number of channels.
         flat: Whether positions and channels have been flattened into one axis.
+        split: Sizes of the axes that channels are split into (heads); () for one axis.
     """
 
     terms: tuple[Term, ...]
@@ -214,6 +224,7 @@ class Activation:
     positions: tuple[int, ...]
     width: int
     flat: bool = False
+    split: tuple[int, ...] = ()
 
     def is_linear(self) -> bool:
         """Whether it is a sum of Gaussian fields."""
@@ -229,7 +240,7 @@ class Activation:
         """Its shape, for that many examples."""
         if self.flat:
             return (examples, math.prod(self.positions) * self.width)
-        return (examples, *self.positions, self.width)
+        return (examples, *self.positions, *(self.split or (self.width,)))
 
 
 def covariance(layout: Layout, base: Base, other: Base) -> dict[str, Any] | None:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from jaxtheory.kernels import _infinite_attention as attention
 from jaxtheory.kernels._infinite_linear import RULES
 from jaxtheory.kernels._infinite_moments import Moments
 from jaxtheory.kernels._infinite_sums import ELEMENTWISE, elementwise
@@ -38,6 +40,7 @@ class Walk:
         stds: For each parameter, by key path, its standard deviation.
         given: Those whose deviation is stated times ``sqrt(fan_in)``.
         layers: The parameters met so far, by key path.
+        met: They again, slice by slice where they are stacked for a scan.
     """
 
     moments: Moments
@@ -45,6 +48,7 @@ class Walk:
     stds: Mapping[str, Any]
     given: frozenset[str]
     layers: dict[str, Layer] = dataclasses.field(default_factory=dict)
+    met: set[str] = dataclasses.field(default_factory=set)
 
     @property
     def layout(self):
@@ -65,12 +69,13 @@ class Walk:
         Raises:
             Refusal: It was met before, or starts at zero.
         """
-        if weight.path in self.layers:
+        if weight.root in self.met:
             raise Refusal(
                 "uses a parameter that an earlier layer has used (tied weights, or a "
                 "layer called twice): its outputs are correlated with that layer's, "
                 "which kernel rules assume they are not. Give it parameters of its own."
             )
+        self.met.add(weight.root)
         if weight.path not in self.stds:
             raise Refusal(
                 "has a parameter that starts at a constant where a random one belongs, "
@@ -108,13 +113,13 @@ class Walk:
             where = "/".join(part for part in (scope, stack) if part)
             operands = [read(v) for v in eqn.invars]
             try:
-                results = self._equation(eqn, operands, where)
+                results = self._equation(jaxpr, eqn, operands, where)
             except Refusal as refusal:
                 raise ValueError(_message(where, operands, refusal)) from None
             env.update(zip(eqn.outvars, results, strict=True))
         return [read(v) for v in jaxpr.outvars]
 
-    def _equation(self, eqn, operands, where):
+    def _equation(self, jaxpr, eqn, operands, where):
         """Values of one equation's outputs."""
         name = eqn.primitive.name
         all_known = all(isinstance(v, Known) for v in operands)
@@ -124,7 +129,11 @@ class Walk:
             return self._scan(eqn, operands, where)
         inner = _sub_program(eqn)
         if inner is not None:
+            if self.moments.only_shapes and name.startswith("custom_"):
+                _check_derivative(jaxpr, eqn, operands, inner)
             return self.run(*inner, operands, where)
+        if any(isinstance(v, attention.Scores | attention.Heads) for v in operands):
+            return [attention.step(self, eqn, operands)]
         if name in ELEMENTWISE:
             return [elementwise(self, eqn, operands)]
         if all_known:
@@ -161,16 +170,25 @@ class Walk:
         return [*carry, *collected]
 
 
+_NO_LIMIT = {
+    **dict.fromkeys(("reduce_window_max", "reduce_window_min"), "pools by the maximum"),
+    **dict.fromkeys(("reduce_max", "argmax"), "takes a maximum, as softmax does"),
+    **dict.fromkeys(("reduce_min", "argmin"), "takes a minimum"),
+    **dict.fromkeys(("sort", "top_k"), "sorts activations"),
+}
 _NO_RULE = {
     name: f"{what} (`{name}`), which has no limit in closed form. Use average pooling "
     "(`nn.avg_pool`, or `jnp.mean` over positions)."
-    for what, names in {
-        "pools by the maximum": ("reduce_window_max", "reduce_window_min"),
-        "takes a maximum or minimum": ("reduce_max", "reduce_min", "argmax", "argmin"),
-        "sorts activations": ("sort", "top_k"),
-    }.items()
-    for name in names
+    for name, what in _NO_LIMIT.items()
 }
+_RECURRENT = (
+    "scans over positions (recurrence in time), so that one parameter meets them at "
+    "every step and its outputs are correlated. A scan over layers has a limit."
+)
+_MIXES = (
+    "combines different examples (`{}`), so that the kernel of two examples would "
+    "depend on the others. Treat each example by itself."
+)
 _UNKNOWN = (
     "uses `{}`, for which there is no kernel rule. Dense and convolution layers, "
     "elementwise functions, sums, average pooling, normalisation over channels and "
@@ -205,6 +223,41 @@ def _sub_program(eqn):
     return (program, consts) if len(program.invars) == len(eqn.invars) else None
 
 
+# Those of JAX are the limits of derivatives at kinks, or keep digits.
+_OWN_DERIVATIVES = ("relu", "relu6", "logaddexp")
+
+
+def _check_derivative(jaxpr, eqn, operands, inner):
+    """Raise if a function's derivative is not that of the steps it is made of."""
+    variables = [v for v in eqn.invars if not isinstance(v, Literal)]
+    alone = len(variables) == 1 and len(eqn.invars) == 1 == len(eqn.outvars)
+    random = any(isinstance(v, Activation) for v in operands)
+    if not alone or not random or eqn.params.get("name") in _OWN_DERIVATIVES:
+        return
+    whole = jaxpr.replace(
+        constvars=[], invars=variables, outvars=eqn.outvars, eqns=[eqn]
+    )
+    program, consts = inner[0], [v.full() for v in inner[1]]
+    aval = variables[0].aval
+    with jax.ensure_compile_time_eval():
+        line = np.resize(np.linspace(-3.03, 3.07, 101), aval.shape)
+        z = jnp.asarray(line, aval.dtype)
+
+        def slope(jaxpr, consts):
+            function = lambda z: jax.core.eval_jaxpr(jaxpr, consts, z)[0]
+            value, pull = jax.vjp(function, z)
+            return pull(jnp.ones_like(value))[0]
+
+        own, plain = slope(whole, []), slope(program, consts)
+        same = np.allclose(own, plain, rtol=1e-3, atol=1e-3)
+    if not same:
+        raise Refusal(
+            "applies a function that defines a derivative of its own (`jax.custom_jvp` "
+            "or `jax.custom_vjp`), other than that of what it computes. Write it "
+            "without."
+        )
+
+
 def _evaluate(eqn, operands):
     """An equation of known arrays."""
     if (lazy := _reshaped(eqn, operands)) is not None:
@@ -215,7 +268,33 @@ def _evaluate(eqn, operands):
     with outer() if concrete else contextlib.nullcontext():
         results = eqn.primitive.bind(*arrays, **eqn.params)
     results = results if eqn.primitive.multiple_results else [results]
-    return [known(result) for result in results]
+    by_example = any(v.by_example for v in operands)
+    if by_example:
+        _check_examples(eqn, operands, results)
+    return [Known(a, tuple(a.shape), by_example) for a in results]
+
+
+def _check_examples(eqn, operands, results):
+    """Raise if an equation of known arrays mixes examples, which lead."""
+    name, p = eqn.primitive.name, eqn.params
+    number = next(v.shape[0] for v in operands if v.by_example)
+    along = [*p.get("axes", ()), p.get("axis"), p.get("dimension")]
+    mixed = 0 in [axis for axis in along if axis is not None]
+    mixed |= any(a.ndim == 0 or a.shape[0] != number for a in results)
+    if name == "dot_general":
+        contracted, batch = p["dimension_numbers"]
+        leading = [v.by_example for v in operands]
+        mixed |= any(
+            lead and 0 in c for lead, c in zip(leading, contracted, strict=True)
+        )
+        mixed |= all(leading) and not (0 in batch[0] and 0 in batch[1])
+    if name == "transpose" and mixed:
+        raise Refusal(
+            "moves examples from the leading axis, as a recurrence in time does. Keep "
+            "them there."
+        )
+    if mixed:
+        raise Refusal(_MIXES.format(name))
 
 
 def _reshaped(eqn, operands):
@@ -225,26 +304,28 @@ def _reshaped(eqn, operands):
         return None
     value, shape = operands[0], eqn.outvars[0].aval.shape
     if np.size(value.array) == 1:
-        return Known(value.array.reshape((1,) * len(shape)), shape)
+        return Known(value.array.reshape((1,) * len(shape)), shape, value.by_example)
     if name != "broadcast_in_dim" or value.array.ndim != len(value.shape):
         return None
     sizes = [1] * len(shape)
     for own, axis in enumerate(eqn.params["broadcast_dimensions"]):
         sizes[axis] = value.array.shape[own]
-    return Known(value.array.reshape(sizes), shape)
+    return Known(value.array.reshape(sizes), shape, value.by_example)
 
 
 def _slice(value, step):
     """What one step of a scan sees of a stacked value."""
     if isinstance(value, Known):
+        if value.by_example:
+            raise Refusal(_RECURRENT)
+        if value.array.ndim == len(value.shape) and value.array.shape[0] == 1:
+            return Known(value.array[0], value.shape[1:])
         return known(value.full()[step])
     if isinstance(value, Weight):
         sizes, shape = value.sizes[1:], value.shape[1:]
-        return Weight(f"{value.path}[{step}]", value.factor, sizes, shape)
-    raise Refusal(
-        "scans over activations (recurrence in time), so that one parameter meets them "
-        "at every step. Only a scan over layers has a limit here."
-    )
+        part = f"{value.part}[{step}]"
+        return value._replace(sizes=sizes, shape=shape, part=part)
+    raise Refusal(_RECURRENT)
 
 
 def _stack(outputs):

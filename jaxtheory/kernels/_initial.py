@@ -188,12 +188,9 @@ def given_deviations(
         ValueError: A deviation is not a number that is not negative, or a path names
             no parameter.
     """
-    weights = [path for path, shape in shapes.items() if len(shape) > 1]
-    biases = [
-        path
-        for path, shape in shapes.items()
-        if len(shape) <= 1 and not _normalises(path, shapes)
-    ]
+    free = [path for path in shapes if not _normalises(path, shapes)]
+    weights = [path for path in free if is_weight(path, shapes[path])]
+    biases = [path for path in free if path not in weights]
     given = {}
     for name, value, paths in (
         ("weight_std", weight_std, weights),
@@ -218,6 +215,11 @@ def given_deviations(
                 )
             given |= dict.fromkeys(found, float(number))
     return given
+
+
+def is_weight(path: str, shape: tuple[int, ...]) -> bool:
+    """Whether a parameter is a matrix, by its shape and its name (stacked biases)."""
+    return len(shape) > 1 and not path.endswith(("bias", "scale"))
 
 
 def _normalises(path, shapes):
