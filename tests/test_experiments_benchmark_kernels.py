@@ -168,6 +168,15 @@ def test_targets_say_what_the_numbers_say():
     assert found[5].measured == "30 MB, the kernel by 12 MB"
 
 
+def test_a_target_that_was_not_measured_everywhere_is_not_met():
+    found = measurements()
+    jacobian = Measurement("MLP 3072", "ours", "Jacobian", "over 60 s")
+    found += [measured("MLP 3072", "ours", "auto", 1.0), jacobian]
+    (target,) = [t for t in kernels_report.targets(found, []) if "100" in t.claim]
+    assert not target.met
+    assert target.measured.endswith("(MLP 784); MLP 3072 not timed: over 60 s")
+
+
 def test_the_table_the_file_and_the_figure_hold_everything(tmp_path):
     found = measurements()
     table = kernels_report.table(found, [], (1.0, 2.0))

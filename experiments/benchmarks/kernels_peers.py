@@ -141,7 +141,8 @@ class Peer:
     def _last_words(self):
         """The last line of what the process said."""
         lines = self.log.read_text(errors="replace").split("\n")
-        return next((line for line in reversed(lines) if line.strip()), "nothing said")
+        said = next((line for line in reversed(lines) if line.strip()), "nothing said")
+        return said[:120]
 
     def close(self) -> None:
         """End the process, if there is one."""

@@ -115,7 +115,7 @@ def targets(
     measurements: Sequence[Measurement], wide: Sequence[dict[str, Any]]
 ) -> list[Target]:
     """What the project promises, against what was measured."""
-    against_nt, against_jacobian, first = {}, {}, {}
+    against_nt, against_jacobian, first, untimed = {}, {}, {}, []
     for case in cases(measurements):
         auto = find(measurements, case, "ours", "auto")
         first[case] = auto.first_seconds
@@ -124,6 +124,8 @@ def targets(
         jacobian = find(measurements, case, "ours", "Jacobian")
         if case in MLPS and jacobian.seconds:
             against_jacobian[case] = ratio(jacobian, auto).median
+        elif case in MLPS:
+            untimed.append(f"{case} not timed: {jacobian.skipped}")
     found = []
     if against_nt:
         found.append(_least("the best of NT takes at least as long", against_nt, 1.0))
@@ -132,7 +134,9 @@ def targets(
         found.append(Target(claim, f"{mean:.2f}", mean >= 2))
     if against_jacobian:
         claim = "our Jacobian contraction takes 100 times as long on MLPs"
-        found.append(_least(claim, against_jacobian, 100.0))
+        target = _least(claim, against_jacobian, 100.0)
+        measured = "; ".join([target.measured, *untimed])
+        found.append(Target(claim, measured, target.met and not untimed))
     slowest = max(first, key=lambda case: first[case])
     claim = "the first call takes less than 3 s"
     measured = f"at most {first[slowest]:.2f} s ({slowest})"
