@@ -163,12 +163,21 @@ def test_batch_norm_is_refused_by_name():
         infinite_width(model, jnp.ones((2, 3)))
 
 
+def test_a_module_with_a_list_in_it_compares_by_identity():
+    model = nn.Sequential([nn.Dense(4, name="hidden"), nn.relu, nn.Dense(2)])
+    with pytest.raises(TypeError):
+        hash(model)
+    found = infinite_width(model, X, key=jax.random.key(0), weight_std=1.0)
+    # |x|^2 / d = 1: NNGP 1/2, NTK twice that.
+    np.testing.assert_allclose(found.nngp, np.full((3, 3), 0.5), rtol=1e-5)
+    np.testing.assert_allclose(found.ntk, np.ones((3, 3)), rtol=1e-5)
+
+
 X = np.ones((3, 4), np.float32)
 MODEL = models.MLP((4,), num_outputs=2)
 BAD = {
     "class": ({"module": models.MLP}, "`module` must be .* class MLP"),
     "no module": ({"module": nn.relu}, "`module` must be a Linen module, or a pair"),
-    "unhashable": ({"module": Function([1])}, "`module` must be hashable"),
     "scalar": ({"x1": 1.0}, "`x1` must have examples"),
     "no features": ({"x1": X[:, 0]}, r"`x1` must have a feature axis .*\(3,\)"),
     "other inputs": ({"x2": X[:, :2]}, r"`x2` must have the shape .*\(3, 2\)"),

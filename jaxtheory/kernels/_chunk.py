@@ -12,7 +12,7 @@ from jaxtheory.kernels._plan import Plan
 from jaxtheory.kernels._trace import walk
 
 # Gradients of fewer entries are contracted together: one product instead of many.
-_SMALL = 4096
+_SMALL = 1024
 
 
 class Features(NamedTuple):

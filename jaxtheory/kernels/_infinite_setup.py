@@ -129,7 +129,7 @@ def as_model(module: Any) -> Model:
         The pair.
 
     Raises:
-        ValueError: It is neither, or does not hash.
+        ValueError: It is neither.
     """
     if isinstance(module, tuple) and len(module) == 2 and all(map(callable, module)):
         return Model(*module)
@@ -145,11 +145,10 @@ def as_model(module: Any) -> Model:
         )
     try:
         hash(module)
-    except TypeError as error:
-        raise ValueError(
-            "`module` must be hashable, to compile once for equal modules, but "
-            f"{type(module).__name__} is not ({error}). Use tuples for its fields."
-        ) from error
+    except TypeError:
+        # A module with a list in it (`nn.Sequential([...])`) has no value to compare:
+        # its methods compare by identity, and equal modules compile again.
+        return Model(module.init, module.apply)
     return Model(_Init(module), _Apply(module))
 
 
