@@ -198,6 +198,12 @@ def test_verdict_follows_the_paired_intervals():
         "the kernel is ahead",
     ]
     assert "on 1 of 3 tasks, behind on 1, and 1 are undecided" in said[3]
+    # Less squared error, and yet more wrong answers.
+    accuracy = np.full(ahead.error.shape, 0.9)
+    accuracy[METHODS.index("network")] = [[0.7, 0.8, 0.9], [0.7, 0.71, 0.72]]
+    said = summary.verdict({"a": ahead._replace(accuracy=accuracy)}, (10, 100))[0]
+    assert "the network is ahead; exponent" in said
+    assert said.endswith("in accuracy -0.190 +- 0.025: the kernel is ahead.")
 
 
 def test_exponents_are_fitted_and_compared():

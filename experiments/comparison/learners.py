@@ -57,10 +57,10 @@ class Candidates:
         Options(0.02, 0.3),
     )
     linearised: tuple[Options, ...] = (
-        Options(0.001, 3.0),
         Options(0.01, 0.3),
         Options(0.01, 3.0),
         Options(0.01, 30.0),
+        Options(0.001, 300.0),
     )
     ridges: tuple[float, ...] = (1e-4, 1e-2, 1.0, 100.0)
     machines: tuple[tuple[float, float], ...] = (

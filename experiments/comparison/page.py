@@ -11,6 +11,7 @@ from experiments.comparison.learners import MEASURES, METHODS, Candidates
 from experiments.comparison.summary import (
     TaskResult,
     advantage,
+    best_kernel,
     exponents,
     interval,
     winners,
@@ -60,11 +61,14 @@ def _task_table(name, task, sizes):
         rows[-1].append(_slope(fitted[label]) if other is None else "")
     rows.append(["ahead", *(_WORD[w] for w in winners(advantage(task))), ""])
     if np.isfinite(task.accuracy).all():
+        values = dict(zip(METHODS, task.accuracy, strict=True))
+        values["best kernel"] = best_kernel(task, "accuracy")
         rows += [
-            [f"accuracy, {method}", *_cells(interval(values))]
-            for method, values in zip(METHODS, task.accuracy, strict=True)
-            if method in ("network", "infinite NTK", "NNGP", "RFM")
+            [f"accuracy, {name}", *_cells(interval(values[name]))]
+            for name in ("network", "best kernel", "RFM")
         ]
+        difference = advantage(task, of="accuracy")
+        rows.append(["network - kernel", *_cells(difference, sign="+")])
     rows += [
         [measure, *_cells(interval(task.measures[measure]), digits=2)]
         for measure in MEASURES
@@ -166,7 +170,8 @@ def _panel(ax, title, task, sizes):
         mean, half = interval(task.error[METHODS.index(method)])
         # Side by side, or intervals would hide each other.
         n = np.array(sizes) * 1.02 ** (place - 3)
-        low = np.minimum(half, mean * (1 - 1e-3))
+        # An interval that reaches zero leaves the axis.
+        low = np.minimum(half, mean * (1 - 1e-9))
         ax.errorbar(
             n,
             mean,
@@ -182,7 +187,6 @@ def _panel(ax, title, task, sizes):
         )
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.yaxis.set_major_formatter("{x:g}")
     floor, ceiling = task.error.min(), task.error.max()
     ax.set_ylim(floor / 1.5, max(1.2, ceiling) * 1.5)
     ax.set_xticks(sizes, [f"{n:,}" for n in sizes])

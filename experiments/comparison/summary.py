@@ -10,6 +10,7 @@ from experiments.comparison.learners import FIXED_KERNELS, MEASURES, METHODS, Tr
 from jaxtheory import kernels
 from jaxtheory._types import Estimate
 
+Quantity: TypeAlias = Literal["error", "accuracy"]
 Winner: TypeAlias = Literal["network", "kernel", "undecided"]
 
 
@@ -79,28 +80,33 @@ def interval(values: np.ndarray) -> Interval:
     return Interval(np.mean(values, axis=-1), quantile * error)
 
 
-def best_kernel(task: TaskResult) -> np.ndarray:
-    """Test error ``[s, r]`` of the fixed kernel with the least validation error.
+def best_kernel(task: TaskResult, of: Quantity = "error") -> np.ndarray:
+    """Test error, or accuracy, ``[s, r]`` of the fixed kernel that validation prefers.
 
     Chosen anew for each training set: as good as choosing among kernels can be.
     """
     rows = [METHODS.index(name) for name in FIXED_KERNELS]
     best = np.argmin(task.validation[rows], axis=0)
-    return np.take_along_axis(task.error[rows], best[None], axis=0)[0]
+    values = getattr(task, of)[rows]
+    return np.take_along_axis(values, best[None], axis=0)[0]
 
 
-def advantage(task: TaskResult, *, over: str | None = None) -> Interval:
-    """Test error of the network minus another's, paired over seeds, at every size.
+def advantage(
+    task: TaskResult, *, over: str | None = None, of: Quantity = "error"
+) -> Interval:
+    """What the network has minus what another method has, paired over seeds.
 
     Args:
         task: The measurements.
         over: The other method; None for the best fixed kernel.
+        of: Test error or accuracy.
 
     Returns:
-        Means and half widths ``[s]``.
+        Means and half widths, one for each size.
     """
-    other = best_kernel(task) if over is None else task.error[METHODS.index(over)]
-    return interval(task.error[METHODS.index("network")] - other)
+    values = getattr(task, of)
+    other = best_kernel(task, of) if over is None else values[METHODS.index(over)]
+    return interval(values[METHODS.index("network")] - other)
 
 
 def winners(difference: Interval) -> list[Winner]:
@@ -129,10 +135,11 @@ def verdict(tasks: dict[str, TaskResult], sizes: tuple[int, ...]) -> list[str]:
         mean, half = difference.mean[-1], difference.half_width[-1]
         line = f"{name}: network minus best fixed kernel {mean:+.3f} +- {half:.3f}"
         line += f" at n = {sizes[-1]:,}: {_phrase(ends[name])}"
-        lines.append(line + _slopes(exponents(task, sizes)))
+        lines.append(line + _slopes(exponents(task, sizes)) + _accuracies(task))
     count = lambda winner: sum(end == winner for end in ends.values())
     lines.append(
-        f"At n = {sizes[-1]:,} the network is ahead of every fixed kernel on "
+        f"In squared error at n = {sizes[-1]:,} the network is ahead of every fixed "
+        "kernel on "
         f"{count('network')} of {len(tasks)} tasks, behind on {count('kernel')}, and "
         f"{count('undecided')} are undecided."
     )
@@ -144,14 +151,24 @@ def _phrase(winner: Winner) -> str:
     return ahead.get(winner, "undecided")
 
 
+def _accuracies(task: TaskResult) -> str:
+    """Who is right more often: less squared error need not mean more right answers."""
+    if np.isnan(task.accuracy).all():
+        return "."
+    mean, half = (array[-1] for array in advantage(task, of="accuracy"))
+    who = "the network" if mean > 0 else "the kernel"
+    who = "undecided" if abs(mean) <= half else f"{who} is ahead"
+    return f"; in accuracy {mean:+.3f} +- {half:.3f}: {who}."
+
+
 def _slopes(fitted: dict[str, Any]) -> str:
     """Whether the network's error falls faster, where that can be told."""
     network, kernel = fitted["network"], fitted["best fixed kernel"]
     if not np.isfinite(float(network.value)) or not np.isfinite(float(kernel.value)):
-        return "."
+        return ""
     gap = float(network.value - kernel.value)
     error = np.hypot(float(network.standard_error), float(kernel.standard_error))
     text = f"; exponent {float(network.value):.2f} against {float(kernel.value):.2f}, "
     if abs(gap) <= 2 * error:
-        return f"{text}equal within two standard errors."
-    return f"{text}its error falls {'faster' if gap < 0 else 'more slowly'}."
+        return f"{text}equal within two standard errors"
+    return f"{text}its error falls {'faster' if gap < 0 else 'more slowly'}"
