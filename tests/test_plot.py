@@ -199,6 +199,18 @@ def test_learning_curves_are_lines_and_points():
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
 
 
+@pytest.mark.parametrize(
+    ("ends", "shown"),
+    [([0.62, 0.97], "0.7 0.8 0.9"), ([0.05, 0.9], "0.05 0.1 0.2 0.5 1")],
+)
+def test_learning_curve_labels_round_numbers(ends, shown):
+    ax = plot.learning_curves({"theory": (N[:2], np.array(ends))})
+    low, high = ax.get_ylim()
+    labels = zip(ax.get_yticks(), ax.get_yticklabels(), strict=True)
+    seen = [label.get_text() for y, label in labels if low < y < high]
+    assert seen == shown.split()
+
+
 def test_learning_curve_without_errors_does_not_promise_them():
     ax = plot.learning_curves({}, {"GP": (N, N**-1.0)}, metric="error")
     assert ax.get_ylabel() == "error"
