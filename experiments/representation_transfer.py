@@ -87,7 +87,7 @@ class Config:
     learning_rate: float = 0.01
     weight_decay: float = 0.5
     spread: float = 2.0
-    smallest: tuple[int, int, int] = (8, 64, 64)
+    smallest: tuple[int, int, int] = (8, 32, 64)
     largest: tuple[int, int, int] = (512, 4096, 8192)
     num_draws: int = 20
     num_layers: int = 1
