@@ -37,7 +37,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from experiments.folder import write_folder
-from experiments.learning_curves import relu_ntk
+from experiments.relu_ntk import relu_ntk
 from jaxtheory import data, dynamics, kernels, models
 
 METHODS = ("pretrained", "scratch", "kernel")

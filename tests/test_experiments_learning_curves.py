@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import learning_curves as script
+from experiments.relu_ntk import relu_ntk
 
 SMALL = script.Config(
     circle_points=6,
@@ -67,10 +68,10 @@ def test_kernel_has_its_published_values():
     }
     for num_layers, values in expected.items():
         # Those have a last layer of variance 1.
-        found = script.relu_ntk(cosine, np.ones(1), np.ones(1), num_layers=num_layers)
+        found = relu_ntk(cosine, np.ones(1), np.ones(1), num_layers=num_layers)
         np.testing.assert_allclose(found / 2, values, atol=1e-9)
     # Homogeneous in the length of each input.
-    scaled = script.relu_ntk(6 * cosine, 4 * np.ones(1), 9 * np.ones(1), num_layers=3)
+    scaled = relu_ntk(6 * cosine, 4 * np.ones(1), 9 * np.ones(1), num_layers=3)
     np.testing.assert_allclose(scaled / 12, expected[3], atol=1e-9)
 
 
