@@ -125,6 +125,12 @@ REFUSED = {
         "groups of channels",
         "feature_group_count=1",
     ),
+    "stopped gradient": (
+        lambda x: jax.lax.stop_gradient(nn.relu(dense(x))),
+        FLAT,
+        "stops a gradient",
+        "without",
+    ),
     "its own derivative": (
         straight_through,
         FLAT,

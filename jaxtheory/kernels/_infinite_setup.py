@@ -148,7 +148,8 @@ def as_model(module: Any) -> Model:
     except TypeError:
         # A module with a list in it (`nn.Sequential([...])`) has no value to compare:
         # its methods compare by identity, and equal modules compile again.
-        return Model(module.init, module.apply)
+        linen: Any = module
+        return Model(linen.init, linen.apply)
     return Model(_Init(module), _Apply(module))
 
 

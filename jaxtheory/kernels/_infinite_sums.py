@@ -64,8 +64,13 @@ def elementwise(walk: Any, eqn: Any, operands: list[Any]) -> Any:
     name, shape = eqn.primitive.name, eqn.outvars[0].aval.shape
     if all(isinstance(v, Known) for v in operands):
         return _known(eqn, operands, shape)
-    if _passes(eqn, operands):
+    if _passes(eqn):
         return operands[0]
+    if name == "stop_gradient":
+        raise Refusal(
+            "stops a gradient, so that its tangent kernel is not that of its values. "
+            "Compute the kernel of the model without."
+        )
     if name == "neg":
         return _scale(walk, operands[0], Known(np.asarray(-1.0), ()))
     if name in ("add", "add_any", "sub"):
@@ -88,15 +93,13 @@ def elementwise(walk: Any, eqn: Any, operands: list[Any]) -> Any:
     return _function(walk, eqn, operands)
 
 
-def _passes(eqn, operands):
+def _passes(eqn):
     """Whether the equation does nothing to a random value."""
     name = eqn.primitive.name
     if name == "convert_element_type":
         types = (eqn.invars[0].aval.dtype, eqn.params["new_dtype"])
         return all(jnp.issubdtype(dtype, jnp.floating) for dtype in types)
-    return name in ("copy", "reduce_precision") or (
-        name == "stop_gradient" and isinstance(operands[0], Weight)
-    )
+    return name in ("copy", "reduce_precision")
 
 
 def _known(eqn, operands, shape):

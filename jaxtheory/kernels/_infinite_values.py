@@ -316,8 +316,13 @@ def scaled(layout: Layout, record: Any, scale: Any) -> Any:
 
 
 def lengths(left: Any, right: Any) -> Any:
-    """Root of the product of variances, exact where they are equal."""
-    return jnp.where(left == right, left, jnp.sqrt(left * right))
+    """Root of the product of variances, the left one where they are equal.
+
+    Equal to rounding: those of rows and of columns may have been computed apart.
+    """
+    close = 4 * jnp.finfo(left.dtype).eps * left
+    same = jnp.abs(left - right) <= close
+    return jnp.where(same, left, jnp.sqrt(left * right))
 
 
 def correlations(covariance: Any, left: Any, right: Any) -> Any:

@@ -154,7 +154,7 @@ class Walk:
         consts = []
         if isinstance(program, ClosedJaxpr):
             consts, program = [known(c) for c in program.consts], program.jaxpr
-        fixed, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+        fixed, carried = _scan_arguments(eqn, program)
         shared, carry = operands[:fixed], operands[fixed : fixed + carried]
         steps = range(eqn.params["length"])
         stacked: list[list[Any]] = []
@@ -194,6 +194,13 @@ _UNKNOWN = (
     "elementwise functions, sums, average pooling, normalisation over channels and "
     "reshapes have one."
 )
+
+
+def _scan_arguments(eqn, program):
+    """How many constants and carries a scan has: a slice has one axis less inside."""
+    whole = lambda outer, inner: outer.aval.ndim == inner.aval.ndim
+    carried = sum(map(whole, eqn.outvars, program.outvars))
+    return sum(map(whole, eqn.invars, program.invars)) - carried, carried
 
 
 def known(array: Any) -> Known:
