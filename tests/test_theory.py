@@ -45,10 +45,8 @@ def gap(width):
     found = []
     for seed in range(3):
         keys = jax.random.split(jax.random.key(seed), 3)
-        x, z = (
-            jax.random.normal(keys[0], (24, 10)),
-            jax.random.normal(keys[1], (48, 10)),
-        )
+        x = jax.random.normal(keys[0], (24, 10))
+        z = jax.random.normal(keys[2], (48, 10))
         y = jnp.sin(x[:, :1]) + x[:, 1:2] * x[:, 2:3] / 2
         params = jax.jit(model.init)(keys[1], x)
         kernel = kernels.empirical_ntk(model.apply, params, x)

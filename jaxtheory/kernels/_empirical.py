@@ -114,7 +114,7 @@ def empirical_ntk(
         >>> from jaxtheory import kernels
         >>> def linear(params, x):
         ...     return x @ params["w"] + params["b"]
-        >>> params = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
+        >>> params = {"w": jnp.ones((2, 3)), "b": jnp.zeros((1, 3))}
         >>> x = jnp.array([[1.0, 0.0], [1.0, 1.0]])
         >>> kernels.empirical_ntk(linear, params, x).tolist()
         [[6.0, 6.0], [6.0, 9.0]]
