@@ -1,5 +1,11 @@
 """Strict JAX everywhere, eight virtual devices, and switches that tests share."""
 
+import os
+
+# Most of the time goes into compiling programs that run once. In the environment
+# rather than in the configuration, for the processes that tests start.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 import jax
 import jaxtyping
 import pytest

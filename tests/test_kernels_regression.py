@@ -185,6 +185,8 @@ def test_works_under_jit_vmap_and_grad():
     refits = [np.mean(refit(*problem()[:2], 1 + s) ** 2) for s in (-step, step)]
     slope = (refits[1] - refits[0]) / (2 * step)
     np.testing.assert_allclose(jax.grad(score)(1.0), slope, rtol=1e-3)
+    closed_over = jax.jit(lambda: score(ridges[0]))
+    np.testing.assert_allclose(closed_over(), expected[0], rtol=1e-4)
 
 
 def test_one_eigendecomposition_serves_all_ridges():

@@ -300,8 +300,8 @@ def test_single_precision_in_ragged_batches(name):
 @pytest.mark.parametrize(
     ("name", "differentiated"),
     [
-        ("transformer", {"bias", "scale", "place"}),
-        ("tied", {"bias", "scale", "place"}),
+        ("transformer", {"bias", "scale"}),
+        ("tied", {"bias", "scale"}),
         ("shared", {"b"}),
         ("sliced", {"o", "m", "s"}),
         ("rule", set()),

@@ -82,8 +82,10 @@ def empirical_ntk(
             it need not divide ``n1`` or ``n2``. None takes all at once.
         param_scale: Factors ``>= 0`` of the parameter arrays' kernels: the kernel is
             ``sum_leaf scale[leaf] K[leaf]``. Zero freezes an array, a learning rate
-            weighs it. Structured as `params`, or coarser: one number for a subtree
-            holds for all of it.
+            weighs it; with those of `ntk_scaling` the kernel of a wide network nears
+            ``k`` times that of `infinite_width` (both leave out biases that start at
+            zero). Structured as `params`, or coarser: one number for a subtree holds
+            for all of it.
         per_layer: Whether to return the kernel of each parameter array instead of
             their sum, in the structure of `params`.
 

@@ -132,6 +132,9 @@ def cost(group: Group, n1: int, n2: int, k: int, outputs: Outputs) -> dict[str, 
     products = k * k if outputs == "full" else k
     kept = {"full": k * k, "diagonal": k, "trace": 1}[outputs]
     total = sum(member.num_positions for member in group.members)
+    if b * c * total == 1:
+        # The gradient is the cotangent, whose Gram matrix the product before it has.
+        return {"gram": float(n1 * n2 * kept)}
     pairs = n1 * n2 * b * total**2
     costs = {"gram": pairs * (c + products * f + _GRAM_ENTRY * (1 + kept))}
     if not any(member.is_lookup for member in group.members):

@@ -212,6 +212,20 @@ def _gather(eqn: core.JaxprEqn, operand: int) -> Layout | None:
     )
 
 
+def _add(eqn: core.JaxprEqn, operand: int) -> Layout | None:
+    """A parameter added entry by entry: the product of an input that is one."""
+    shape = shape_of(eqn.invars[operand])
+    if shape != shape_of(eqn.outvars[0]):
+        return None
+    axes = tuple(range(len(shape)))
+    return Layout(
+        1 - operand,
+        Arrangement(((0,), (1,), (2,)), lambda a: jnp.ones((1, 1, 1), a.dtype)),
+        Arrangement(((), (), axes)),
+        Arrangement(((), (), axes)),
+    )
+
+
 def _unzip(pairs):
     return tuple(a for a, _ in pairs), tuple(b for _, b in pairs)
 
@@ -224,6 +238,7 @@ def _rest(ndim, *taken):
 
 # By name of the primitive: the layout with a parameter at an operand, or None.
 LAYOUTS: dict[str, Callable[[core.JaxprEqn, int], Layout | None]] = {
+    "add": _add,
     "dot_general": _dot,
     "conv_general_dilated": _conv,
     "gather": _gather,

@@ -219,7 +219,7 @@ def _check_ridge(ridge: Any) -> None:
             f"`ridge` must be one number, but has shape {jnp.shape(ridge)}. Use "
             "`jax.vmap` for several."
         )
-    if not isinstance(ridge, Tracer) and not 0 <= ridge < float("inf"):
+    if not isinstance(ridge, Tracer) and not 0 <= float(ridge) < float("inf"):
         raise ValueError(
             f"`ridge` must be a finite number, at least 0, but was {float(ridge)}. Use "
             "0 for interpolation."
