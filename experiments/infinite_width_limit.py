@@ -34,6 +34,7 @@ class Config:
         widths: Widths of the hidden layers.
         image_widths: Channels of the convolutional network.
         num_seeds: Initialisations at each width.
+        num_first_layer_seeds: The same, of the network with a uniform first layer.
         num_examples: Inputs, standard normal.
         dim: Features of an input.
         seed: Seed of everything.
@@ -43,6 +44,7 @@ class Config:
     widths: tuple[int, ...] = (64, 128, 256, 512, 1024)
     image_widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     num_seeds: int = 20
+    num_first_layer_seeds: int = 200
     num_examples: int = 12
     dim: int = 10
     seed: int = 0
@@ -70,7 +72,7 @@ class Result(NamedTuple):
         networks: By name of the architecture.
         first_layer: Relative distance of the kernel, averaged over seeds, from the
             limit with the first layer's real weights (uniform; first row) and with
-            Gaussian ones (second row), one column a width. Inputs have two features.
+            Gaussian ones (second row), one column a width.
     """
 
     networks: dict[str, Convergence]
@@ -129,16 +131,16 @@ class UniformFirst(nn.Module):
     @nn.compact
     def __call__(self, x):
         init = nn.initializers.variance_scaling(2.25, "fan_in", "uniform")
-        return nn.Dense(1, kernel_init=_HE)(
-            jnp.tanh(nn.Dense(self.width, kernel_init=init)(x))
-        )
+        x = jnp.tanh(nn.Dense(self.width, kernel_init=init)(x))
+        return nn.Dense(1, kernel_init=_HE)(x)
 
 
-_DENSE: dict[str, Callable[[int], nn.Module]] = {
+ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
     "1 hidden layer": Perceptron,
     "3 hidden layers": lambda width: Perceptron(width, depth=3),
     "LayerNorm": lambda width: Perceptron(width, depth=2, normalise=True),
     "residual": Residual,
+    "convolutional": Convolutional,
 }
 
 
@@ -153,8 +155,12 @@ def run(config: Config) -> Result:
     keys = jax.random.split(jax.random.key(config.seed), 4)
     x = jax.random.normal(keys[0], (config.num_examples, config.dim))
     images = jax.random.normal(keys[1], (config.num_examples, 8, 8, 3))
-    cases = [(name, make, x, config.widths) for name, make in _DENSE.items()]
-    cases.append(("convolutional", Convolutional, images, config.image_widths))
+    cases = [
+        (name, make, images, config.image_widths)
+        if name == "convolutional"
+        else (name, make, x, config.widths)
+        for name, make in ARCHITECTURES.items()
+    ]
     networks = {
         name: _convergence(config, make, x, widths, jax.random.fold_in(keys[2], i))
         for i, (name, make, x, widths) in enumerate(cases)
@@ -175,40 +181,45 @@ def empirical(module: nn.Module, x: Any, key: Any, num_seeds: int) -> jax.Array:
     return jax.lax.map(kernel, jax.random.split(key_init, num_seeds))
 
 
-def _distance(found, expected):
-    return jnp.linalg.norm(found - expected, axis=(-2, -1)) / jnp.linalg.norm(expected)
-
-
 def _convergence(config, make, x, widths, key):
     """One architecture: the limit, and kernels of every width."""
     limit = kernels.infinite_width(make(widths[0]), x, weight_std=2**0.5).ntk
-    rows = [
-        _distance(
-            empirical(make(width), x, jax.random.fold_in(key, width), config.num_seeds),
-            limit,
-        )
-        for width in widths
-    ]
+    distances = jax.vmap(lambda found: kernels.kernel_change(limit, found))
+    rows = []
+    for width in widths:
+        at_width = jax.random.fold_in(key, width)
+        rows.append(distances(empirical(make(width), x, at_width, config.num_seeds)))
     errors = np.stack(rows)
-    return Convergence(np.array(widths), errors, kernels.power_law(widths, errors))
+    sizes = np.array(widths)
+    return Convergence(sizes, errors, kernels.power_law(sizes, errors))
 
 
-def _first_layer(config, key):
-    """The averaged kernel against both limits; inputs along the axes are the worst."""
-    x = jnp.array([[2.0, 0.0], [0.0, 2.0], [1.5, 1.5]])
-    deviations = {"Dense_0": 1.5, "Dense_1": 2**0.5}
+# Inputs along the axes, of two features: the worst there is.
+AXIS_ALIGNED = jnp.array([[2.0, 0.0], [0.0, 2.0], [1.5, 1.5]])
+
+
+def distances_of_mean(found: jax.Array) -> np.ndarray:
+    """The mean of kernels of `UniformFirst` against both limits."""
     limits = [
         kernels.infinite_width(
-            UniformFirst(8), x, weight_std=deviations, first_layer=first_layer
+            UniformFirst(8),
+            AXIS_ALIGNED,
+            weight_std={"Dense_0": 1.5, "Dense_1": 2**0.5},
+            first_layer=first_layer,
         ).ntk
         for first_layer in ("exact", "gaussian")
     ]
+    return np.array([kernels.kernel_change(limit, found.mean(0)) for limit in limits])
+
+
+def _first_layer(config, key):
+    """The averaged kernel against both limits, at every width."""
     columns = []
     for width in config.widths:
-        at_width = jax.random.fold_in(key, width)
-        found = empirical(UniformFirst(width), x, at_width, config.num_seeds)
-        columns.append([_distance(found.mean(0), limit) for limit in limits])
-    return np.array(columns).T
+        module, at_width = UniformFirst(width), jax.random.fold_in(key, width)
+        found = empirical(module, AXIS_ALIGNED, at_width, config.num_first_layer_seeds)
+        columns.append(distances_of_mean(found))
+    return np.stack(columns, axis=1)
 
 
 def report(config: Config, result: Result) -> str:
@@ -247,7 +258,7 @@ def draw(config: Config, result: Result) -> Any:
         axes[0].loglog(found.widths, rms, "o-", label=label)
     found = result.networks["1 hidden layer"]
     first = np.sqrt(np.mean(found.errors[0] ** 2))
-    guide = 0.7 * first * (found.widths / found.widths[0]) ** -0.5
+    guide = 0.5 * first * (found.widths / found.widths[0]) ** -0.5
     axes[0].loglog(found.widths, guide, "k--", label="slope -1/2")
     axes[0].set_ylabel("relative error of the empirical kernel")
     names = "its weights", "Gaussian weights"
