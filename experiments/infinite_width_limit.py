@@ -153,8 +153,9 @@ def run(config: Config) -> Result:
                 f"{getattr(config, name)}."
             )
     keys = jax.random.split(jax.random.key(config.seed), 4)
-    x = jax.random.normal(keys[0], (config.num_examples, config.dim))
-    images = jax.random.normal(keys[1], (config.num_examples, 8, 8, 3))
+    key_x, key_images, key_networks, key_first = keys
+    x = jax.random.normal(key_x, (config.num_examples, config.dim))
+    images = jax.random.normal(key_images, (config.num_examples, 8, 8, 3))
     cases = [
         (name, make, images, config.image_widths)
         if name == "convolutional"
@@ -162,10 +163,10 @@ def run(config: Config) -> Result:
         for name, make in ARCHITECTURES.items()
     ]
     networks = {
-        name: _convergence(config, make, x, widths, jax.random.fold_in(keys[2], i))
+        name: _convergence(config, make, x, widths, jax.random.fold_in(key_networks, i))
         for i, (name, make, x, widths) in enumerate(cases)
     }
-    return Result(networks, _first_layer(config, keys[3]))
+    return Result(networks, _first_layer(config, key_first))
 
 
 def empirical(module: nn.Module, x: Any, key: Any, num_seeds: int) -> jax.Array:

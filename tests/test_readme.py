@@ -6,8 +6,11 @@ from pathlib import Path
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
-def test_example_prints_what_the_readme_says(capsys):
-    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    (expected,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
-    exec(compile(program, "README.md", "exec"), {"__name__": "readme"})
-    assert capsys.readouterr().out == expected
+def test_examples_print_what_the_readme_says(capsys):
+    """One after the other, the second on what the first left."""
+    programs = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    outputs = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
+    names = {"__name__": "readme"}
+    for program, expected in zip(programs, outputs, strict=True):
+        exec(compile(program, "README.md", "exec"), names)
+        assert capsys.readouterr().out == expected
