@@ -169,11 +169,12 @@ def form(group: Group, factors: Sequence[Factors]) -> jax.Array:
         factors: Those of its sites, in order.
 
     Returns:
-        Gradients ``[n, k, b * c * f]``.
+        Gradients ``[n, k, b * f * c]``: in the order that products leave them in, for
+        another one would be a transposition of all gradients.
     """
     total = 0.0
     for member, (left, right) in zip(group.members, factors, strict=True):
-        axes = "ikbtc,ibtf->ikbcf" if member.flipped else "ibtc,ikbtf->ikbcf"
+        axes = "ikbtc,ibtf->ikbfc" if member.flipped else "ibtc,ikbtf->ikbfc"
         total = total + _einsum(axes, left, right)
     return jnp.reshape(total, (*jnp.shape(total)[:2], -1))
 

@@ -21,6 +21,7 @@ import numpy as np
 from jax.core import eval_jaxpr
 from jax.extend import core
 
+from jaxtheory.kernels._convolution import convolve_by_phases, is_strided
 from jaxtheory.kernels._layouts import LAYOUTS, Layout, shape_of
 
 # Primitives whose output holds entries of their first operand, each at most once.
@@ -169,7 +170,10 @@ class _Walker(NamedTuple):
 
     def _sites(self, eqn, inputs, views, place):
         """Evaluate an equation, as a site of each view that it has a layout for."""
-        outputs = evaluate(eqn, inputs)
+        if is_strided(eqn) and jax.default_backend() == "cpu":
+            outputs = [convolve_by_phases(eqn, inputs)]
+        else:
+            outputs = evaluate(eqn, inputs)
         make = LAYOUTS.get(eqn.primitive.name)
         for operand, view in enumerate(views):
             if view is None:
