@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from jaxtheory.kernels._layouts import shape_of
+from jaxtheory.kernels._program import shape_of
 
 
 def is_strided(eqn: core.JaxprEqn) -> bool:

@@ -16,15 +16,10 @@ from jaxtheory.batching import (
     map_examples,
 )
 from jaxtheory.kernels._infinite_first import FirstLayer
+from jaxtheory.kernels._infinite_model import as_model
 from jaxtheory.kernels._infinite_moments import Moments
-from jaxtheory.kernels._infinite_setup import (
-    as_model,
-    first_layer_tables,
-    make_plan,
-    precision,
-    set_up,
-    walk_through,
-)
+from jaxtheory.kernels._infinite_plan import make_plan, walk_through
+from jaxtheory.kernels._infinite_setup import first_layer_tables, precision, set_up
 from jaxtheory.kernels._infinite_values import Layout
 from jaxtheory.kernels._neural_tangents import neural_tangents
 
@@ -186,7 +181,7 @@ def infinite_width(
     shape, dtype = tuple(x1.shape[1:]), x1.dtype.name
     plan = make_plan(model, setup.leaves, shape, dtype, precision())
     exact = first_layer == "exact"
-    tables = first_layer_tables(model, setup, plan, x1, keys[1]) if exact else {}
+    tables = first_layer_tables(model, setup, plan.first, x1, keys[1]) if exact else {}
     arrays = _Arrays(setup.stds, setup.fixed, tables, keys[2])
     options = (model, setup.leaves, plan.diagonal, num_draws, batch_size)
     nngp, ntk, first_error, tail = _kernels(*options, x1, x2, arrays)

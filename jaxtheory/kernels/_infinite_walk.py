@@ -14,8 +14,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jaxtheory.kernels import _infinite_attention as attention
 from jaxtheory.kernels._infinite_linear import RULES
 from jaxtheory.kernels._infinite_moments import Moments
-from jaxtheory.kernels._infinite_sums import ELEMENTWISE, elementwise
+from jaxtheory.kernels._infinite_steps import ELEMENTWISE, elementwise
 from jaxtheory.kernels._infinite_values import Activation, Known, Refusal, Weight
+from jaxtheory.kernels._program import scan_arguments
 
 
 class Layer(NamedTuple):
@@ -154,7 +155,7 @@ class Walk:
         consts = []
         if isinstance(program, ClosedJaxpr):
             consts, program = [known(c) for c in program.consts], program.jaxpr
-        fixed, carried = _scan_arguments(eqn, program)
+        fixed, carried = scan_arguments(eqn, program)
         shared, carry = operands[:fixed], operands[fixed : fixed + carried]
         steps = range(eqn.params["length"])
         stacked: list[list[Any]] = []
@@ -194,13 +195,6 @@ _UNKNOWN = (
     "elementwise functions, sums, average pooling, normalisation over channels and "
     "reshapes have one."
 )
-
-
-def _scan_arguments(eqn, program):
-    """How many constants and carries a scan has: a slice has one axis less inside."""
-    whole = lambda outer, inner: outer.aval.ndim == inner.aval.ndim
-    carried = sum(map(whole, eqn.outvars, program.outvars))
-    return sum(map(whole, eqn.invars, program.invars)) - carried, carried
 
 
 def known(array: Any) -> Known:

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from jaxtheory.kernels._program import shape_of
+
 
 class Layout(NamedTuple):
     """Where a product's operands have which axes.
@@ -72,18 +74,6 @@ class Arrangement(NamedTuple):
         sizes = [math.prod(array.shape[i] for i in group) for group in groups]
         order = list(itertools.chain(*groups))
         return jnp.transpose(array, order).reshape(sizes)
-
-
-def shape_of(atom: Any) -> tuple[int, ...]:
-    """The shape of an operand or an output.
-
-    Args:
-        atom: A variable or a literal of a program.
-
-    Returns:
-        Its shape.
-    """
-    return atom.aval.shape
 
 
 def _dot(eqn: core.JaxprEqn, operand: int) -> Layout | None:

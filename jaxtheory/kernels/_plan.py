@@ -10,7 +10,9 @@ from jax.extend import core
 
 from jaxtheory.kernels import _groups
 from jaxtheory.kernels._groups import Group, Outputs
-from jaxtheory.kernels._trace import Site, count_products, entries, names, walk
+from jaxtheory.kernels._program import count_products, names
+from jaxtheory.kernels._trace import Site, walk
+from jaxtheory.kernels._views import entries
 
 Method = Literal["auto", "jacobian", "sites", "vector_products"]
 

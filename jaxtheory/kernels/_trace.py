@@ -10,54 +10,20 @@ differentiated). Everything else evaluates as it was written, custom derivative 
 included; a parameter used in any other way is *opaque*.
 """
 
-import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import eval_jaxpr
 from jax.extend import core
 
 from jaxtheory.kernels._convolution import convolve_by_phases, is_strided
-from jaxtheory.kernels._layouts import LAYOUTS, Layout, shape_of
-
-# Primitives whose output holds entries of their first operand, each at most once.
-_SELECTIONS = {
-    "reshape",
-    "transpose",
-    "squeeze",
-    "expand_dims",
-    "rev",
-    "slice",
-    "split",
-    "broadcast_in_dim",
-    "copy",
-    "convert_element_type",
-}
+from jaxtheory.kernels._layouts import LAYOUTS, Layout
+from jaxtheory.kernels._program import evaluate, scan_arguments, subprogram
+from jaxtheory.kernels._views import View, moved
 
 # Calls whose sub-program computes what the call computes, derivatives included.
 _INLINED = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "remat"}
-
-
-class View(NamedTuple):
-    """Entries of a parameter leaf, moved and scaled but not mixed.
-
-    Attributes:
-        leaf: Index of the parameter leaf.
-        steps: What was done to it: equations, and which of their outputs it is, to be
-            done again to an array of indices; None where a loop took a slice of it.
-        factor: The entries are those of the leaf times this number.
-        loops: For each loop that the view is in, outermost first: whether each
-            iteration has a slice of its own (True) or all share it (False).
-    """
-
-    leaf: int
-    steps: tuple[tuple[core.JaxprEqn, int] | None, ...] = ()
-    factor: float = 1.0
-    loops: tuple[bool, ...] = ()
 
 
 class Site(NamedTuple):
@@ -163,9 +129,9 @@ class _Walker(NamedTuple):
             return self._custom_jvp(eqn, inputs, views, place), _none(eqn)
         if name == "scan":
             return self._scan(eqn, inputs, views, place), _none(eqn)
-        moved = _moved(eqn, views)
-        if moved is not None:
-            return evaluate(eqn, inputs), moved
+        out_views = moved(eqn, views)
+        if out_views is not None:
+            return evaluate(eqn, inputs), out_views
         return self._sites(eqn, inputs, views, place), _none(eqn)
 
     def _sites(self, eqn, inputs, views, place):
@@ -223,7 +189,7 @@ class _Walker(NamedTuple):
     def _scan(self, eqn, inputs, views, place):
         """A loop: perturbations and inputs of its sites travel with its slices."""
         jaxpr, consts = subprogram(eqn)
-        num_consts, num_carry = _scan_arguments(eqn, jaxpr)
+        num_consts, num_carry = scan_arguments(eqn, jaxpr)
         first = num_consts + num_carry
         carried = views[num_consts:first]
         self.found.opaque.update(view.leaf for view in carried if view is not None)
@@ -264,186 +230,3 @@ def _enter(view, *, sliced):
 
 def _none(eqn):
     return [None] * len(eqn.outvars)
-
-
-def evaluate(eqn: core.JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
-    """Evaluate one equation as it was written.
-
-    Args:
-        eqn: The equation.
-        inputs: Values of its operands.
-
-    Returns:
-        Values of its outputs.
-    """
-    operands = {
-        atom: value
-        for atom, value in zip(eqn.invars, inputs, strict=True)
-        if not isinstance(atom, core.Literal)
-    }
-    # How an equation is evaluated changes between releases; what a program is, less.
-    program = _empty().replace(invars=[*operands], outvars=eqn.outvars, eqns=[eqn])
-    return list(eval_jaxpr(program, (), *operands.values()))
-
-
-@functools.cache
-def _empty():
-    """A program without equations, from which others are made."""
-    return jax.make_jaxpr(lambda: None)().jaxpr
-
-
-def subprogram(eqn: core.JaxprEqn) -> tuple[core.Jaxpr, Sequence[Any]]:
-    """The one program inside an equation, and its constants.
-
-    Args:
-        eqn: An equation that holds exactly one program.
-
-    Returns:
-        The program, and the values of its constants.
-    """
-    (found,) = subprograms(eqn)
-    return found
-
-
-def subprograms(eqn: core.JaxprEqn) -> list[tuple[core.Jaxpr, Sequence[Any]]]:
-    """All programs inside an equation, under whatever name it keeps them.
-
-    Args:
-        eqn: An equation.
-
-    Returns:
-        Pairs of a program and the values of its constants.
-    """
-    leaves = jax.tree.leaves(
-        list(eqn.params.values()),
-        is_leaf=lambda a: isinstance(a, core.Jaxpr | core.ClosedJaxpr),
-    )
-    programs: list[Any] = [
-        a for a in leaves if isinstance(a, core.Jaxpr | core.ClosedJaxpr)
-    ]
-    return [(getattr(a, "jaxpr", a), getattr(a, "consts", ())) for a in programs]
-
-
-def _scan_arguments(eqn, jaxpr):
-    """How many constants and carries a scan has; from shapes, which no release moves.
-
-    A slice has one axis less inside than outside, constants and carries have as many.
-    """
-    inside = lambda outer, inner: len(shape_of(outer)) == len(shape_of(inner))
-    num_carry = sum(map(inside, eqn.outvars, jaxpr.outvars))
-    return sum(map(inside, eqn.invars, jaxpr.invars)) - num_carry, num_carry
-
-
-def _moved(eqn, views):
-    """The views that come out of an equation that only moves or scales one, or None."""
-    name, view = eqn.primitive.name, views[0]
-    if name in _SELECTIONS and view is not None and len(eqn.invars) == 1:
-        if not _is_injective(eqn):
-            return None
-        steps = [(eqn, output) for output in range(len(eqn.outvars))]
-        return [view._replace(steps=(*view.steps, step)) for step in steps]
-    if name == "neg" and view is not None:
-        return [view._replace(factor=-view.factor)]
-    if name in ("mul", "div"):
-        return _scaled(eqn, views)
-    return None
-
-
-def _is_injective(eqn):
-    """Whether no entry is repeated, and entries stay floating-point."""
-    if eqn.primitive.name == "broadcast_in_dim":
-        return math.prod(shape_of(eqn.invars[0])) == math.prod(shape_of(eqn.outvars[0]))
-    return all(jnp.issubdtype(v.aval.dtype, jnp.floating) for v in eqn.outvars)
-
-
-def _scaled(eqn, views):
-    """The view times a literal number, or None."""
-    is_number = [isinstance(a, core.Literal) and shape_of(a) == () for a in eqn.invars]
-    if views[0] is not None and is_number[1]:
-        number, view = float(eqn.invars[1].val), views[0]
-    elif views[1] is not None and is_number[0] and eqn.primitive.name == "mul":
-        number, view = float(eqn.invars[0].val), views[1]
-    else:
-        return None
-    factor = number if eqn.primitive.name == "mul" else 1.0 / number
-    return [view._replace(factor=view.factor * factor)]
-
-
-def entries(view: View, shape: tuple[int, ...]) -> np.ndarray:
-    """Which entries of its leaf a view holds.
-
-    Args:
-        view: The view.
-        shape: Shape of the leaf.
-
-    Returns:
-        Flat indices into the leaf, in the shape of the view, with an axis in front for
-        each loop that slices it.
-    """
-    index: Any = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
-    depth = 0
-    for step in view.steps:
-        if step is None:
-            depth += 1
-        elif step[0].primitive.name != "convert_element_type":
-            index = _redo(step, depth, index)
-    return np.asarray(index)
-
-
-def _redo(step, depth, index):
-    """Do to an array of indices, `depth` axes inside, what was done to a leaf."""
-    eqn, output = step
-    move = lambda index: evaluate(eqn, [index])[output]
-    for _ in range(depth):
-        move = jax.vmap(move)
-    with jax.ensure_compile_time_eval():
-        return move(index)
-
-
-def count_products(jaxpr: core.Jaxpr) -> float:
-    """Multiply-adds of the matrix products and convolutions of a program.
-
-    Args:
-        jaxpr: A program. The branch of a conditional with the most is counted, a
-            `while` loop once.
-
-    Returns:
-        Their number for one evaluation.
-    """
-    total = 0.0
-    for eqn in jaxpr.eqns:
-        count: Callable[[Any], float] | None = _COUNTS.get(eqn.primitive.name)
-        if count is not None:
-            total += count(eqn)
-        inner = [count_products(sub) for sub, _ in subprograms(eqn)]
-        total += eqn.params.get("length", 1) * max(inner, default=0.0)
-    return total
-
-
-def names(jaxpr: core.Jaxpr) -> set[str]:
-    """The names of all primitives in a program.
-
-    Args:
-        jaxpr: The program.
-
-    Returns:
-        The names, those of inner programs included.
-    """
-    found = {eqn.primitive.name for eqn in jaxpr.eqns}
-    inner = [names(sub) for eqn in jaxpr.eqns for sub, _ in subprograms(eqn)]
-    return found.union(*inner)
-
-
-def _count_dot(eqn):
-    (contracted, _), _ = eqn.params["dimension_numbers"]
-    shape = shape_of(eqn.invars[0])
-    return math.prod(shape_of(eqn.outvars[0])) * math.prod(shape[i] for i in contracted)
-
-
-def _count_conv(eqn):
-    channels = eqn.params["dimension_numbers"].rhs_spec[0]
-    weight = shape_of(eqn.invars[1])
-    return math.prod(shape_of(eqn.outvars[0])) * math.prod(weight) / weight[channels]
-
-
-_COUNTS = {"dot_general": _count_dot, "conv_general_dilated": _count_conv}
