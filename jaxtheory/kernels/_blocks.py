@@ -38,7 +38,8 @@ def blocks(
     """
     if lanes > 1:
         columns = x1 if x2 is None else x2
-        kernel = _by_lane(features, contract, x1, columns, batch_size, lanes)
+        rows = lambda some: _rectangular(features, contract, some, columns, batch_size)
+        kernel = by_lane(rows, x1, lanes)
     elif x2 is None:
         kernel = _symmetric(features, contract, x1, batch_size)
     else:
@@ -76,12 +77,20 @@ def row_sharding(x: Any) -> jax.sharding.Sharding | None:
     return jax.sharding.NamedSharding(sharding.mesh, rows)
 
 
-def _by_lane(features, contract, x1, x2, batch_size, lanes):
-    """The kernel with rows sharded into `lanes`, each scanning its own rows."""
-    split = lambda a: a.reshape(lanes, -1, *a.shape[1:])
-    rows = lambda x1: _rectangular(features, contract, x1, x2, batch_size)
-    join = lambda kernel: kernel.reshape(-1, *kernel.shape[2:])
-    return jax.tree.map(join, jax.vmap(rows)(jax.tree.map(split, x1)))
+def by_lane(function: Callable[[Any], Any], data: Any, lanes: int) -> Any:
+    """Apply a function to the examples of each device, and join what it gives.
+
+    Args:
+        function: Takes and gives arrays ``[n / lanes, ...]``.
+        data: Examples ``[n, ...]``, sharded over `lanes` devices.
+        lanes: Number of devices.
+
+    Returns:
+        Arrays ``[n, ...]``.
+    """
+    split = lambda a: jnp.reshape(a, (lanes, -1, *jnp.shape(a)[1:]))
+    join = lambda a: a.reshape(-1, *a.shape[2:])
+    return jax.tree.map(join, jax.vmap(function)(jax.tree.map(split, data)))
 
 
 def _rectangular(features, contract, x1, x2, batch_size):

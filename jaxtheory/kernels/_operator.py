@@ -18,6 +18,7 @@ from jaxtheory.batching import (
     num_shards,
     sum_examples,
 )
+from jaxtheory.kernels._blocks import by_lane
 from jaxtheory.kernels._checks import check_outputs, check_same_inputs
 from jaxtheory.kernels._scale import leaf_scales
 from jaxtheory.linalg import function_operator
@@ -158,10 +159,8 @@ def map_sharded(
         return map_examples(
             function, data, batch_size=None if lanes > 1 else batch_size
         )
-    split = lambda a: jnp.reshape(a, (lanes, n // lanes, *jnp.shape(a)[1:]))
-    rows = lambda lane: map_examples(function, lane, batch_size=batch_size)
-    found = jax.vmap(rows)(jax.tree.map(split, data))
-    return jax.tree.map(lambda a: a.reshape(n, *a.shape[2:]), found)
+    chunked = lambda lane: map_examples(function, lane, batch_size=batch_size)
+    return by_lane(chunked, data, lanes)
 
 
 def scale_arrays(param_scale: Any, params: Params) -> list[Array] | None:

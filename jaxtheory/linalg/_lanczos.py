@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxtheory._types import KeyArray
 from jaxtheory.batching import check_count
+from jaxtheory.linalg._flat import flatten_operator
 from jaxtheory.linalg._operator import (
     check_vector,
     dimension,
@@ -230,19 +231,12 @@ def top_eigenpairs(
 
 @functools.partial(jax.jit, static_argnums=(4, 5, 6))
 def _top_eigenpairs(arrays, start, key, tolerance, rest, num, num_iterations):
-    operator = join_operator(arrays, rest)
-    structure = operator.in_structure()
-    template = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), structure)
-    flat, unravel = ravel_pytree(template)
-    # The eigensolver knows no half precision: only the products are taken in it.
-    dtype = jnp.promote_types(flat.dtype, jnp.float32)
-    back = lambda vector: unravel(vector.astype(flat.dtype))
-    product = lambda vector: ravel_pytree(operator.mv(back(vector)))[0].astype(dtype)
+    product, back, zeros = flatten_operator(join_operator(arrays, rest))
     start_key, restart_key = jax.random.split(key)
     if start is None:
-        first = jax.random.normal(start_key, flat.shape, dtype)
+        first = jax.random.normal(start_key, zeros.shape, zeros.dtype)
     else:
-        first = ravel_pytree(start)[0].astype(dtype)
+        first = ravel_pytree(start)[0].astype(zeros.dtype)
     krylov = lanczos(product, first, num_iterations=num_iterations, key=restart_key)
     matrix = _dense(krylov.diagonal, krylov.off_diagonal)
     ritz_values, ritz = jnp.linalg.eigh(matrix)
