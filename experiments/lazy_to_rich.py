@@ -8,7 +8,6 @@ of least l2 norm at large scales and of least l1 norm at small ones.
 """
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ import optax
 import scipy.optimize
 import tyro
 
+from experiments.folder import write_folder
 from jaxtheory import data, dynamics, kernels, models
 
 
@@ -272,20 +272,6 @@ def draw(config: Config, result: Result) -> Any:
     return figure
 
 
-def write(config: Config, result: Result) -> None:
-    """The configuration, the numbers and the figure."""
-    config.out.mkdir(parents=True, exist_ok=True)
-    settings = {**dataclasses.asdict(config), "out": str(config.out)}
-    numbers = {
-        name: np.asarray(value).tolist() for name, value in result._asdict().items()
-    }
-    for name, value in (("config", settings), ("result", numbers)):
-        (config.out / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")
-    figure = draw(config, result)
-    figure.savefig(config.out / "lazy_to_rich.png", dpi=150)
-    plt.close(figure)
-
-
 def main() -> None:
     """Run the command line."""
     config = tyro.cli(Config, description=__doc__)
@@ -294,8 +280,9 @@ def main() -> None:
         result = run(config)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    write(config, result)
-    print(report(config, result))
+    table = report(config, result)
+    write_folder(config, result, table, draw(config, result))
+    print(table)
     print(f"\nNumbers and figure: {config.out}")
 
 

@@ -63,7 +63,7 @@ def test_command_line_writes_numbers_and_figure(result, monkeypatch, tmp_path, c
     held = json.loads((out / "result.json").read_text())
     np.testing.assert_allclose(held["movement"], result.movement)
     assert json.loads((out / "config.json").read_text())["scales"] == [0.3, 10, 30, 100]
-    assert np.std(imread(out / "lazy_to_rich.png")[..., 0]) > 0.05
+    assert np.std(imread(out / "figure.png")[..., 0]) > 0.05
 
 
 def test_scales_too_few_for_an_exponent_are_refused(monkeypatch):
