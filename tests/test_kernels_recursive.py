@@ -118,8 +118,13 @@ def test_failure_is_said():
     assert jnp.all(found.num_nonfinite == y.size)
     assert jnp.all(jnp.isnan(found.residuals))
     holed = x.at[0, 0].set(jnp.nan)
-    found = kernels.recursive_feature_machine(holed, y, z, **options)
+    found = kernels.recursive_feature_machine(holed, y, z, **{**options, "ridge": 0.1})
     assert jnp.all(found.num_nonfinite == y.size)
+    for broken in (jnp.nan, jnp.inf):
+        holed = z.at[0, 0].set(broken)
+        found = kernels.recursive_feature_machine(x, y, holed, **options)
+        broken_rows = jnp.all(jnp.isnan(found.predictions), axis=2)
+        assert jnp.all(broken_rows[:, 0]) and not jnp.any(broken_rows[:, 1:])
 
 
 @pytest.mark.usefixtures("user_land")

@@ -76,9 +76,14 @@ def test_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"differs in method\)"):
         write(params, method="jacobian")
 
+    other = lambda params, x: jnp.sin(x @ params["w"]) @ params["v"]
+    with pytest.raises(ValueError, match=r"differs in the model's values\)"):
+        kernels.write_empirical_ntk(path, other, params, x, batch_size=4)
+
     before = len(calls)
     found = write(params)
-    assert len(calls) - before == 3  # two blocks of the second row, one of the third
+    # One to compare, two blocks of the second row, one of the third.
+    assert len(calls) - before == 4
     expected = kernels.empirical_ntk(model, params, x)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -94,3 +99,25 @@ def test_overwrites_nothing(tmp_path):
         kernels.write_empirical_ntk(tmp_path / "k", model, params, x, batch_size=2)
     with pytest.raises(ValueError, match=r"`batch_size` must be an integer"):
         kernels.write_empirical_ntk(path, model, params, x, batch_size=0)
+
+
+def test_broken_partial_files_are_left_alone(tmp_path):
+    params, x = data(4)
+    path = tmp_path / "kernel.npy"
+    partial, ledger = (tmp_path / f"kernel.npy.partial{end}" for end in ("", ".json"))
+    write = lambda: kernels.write_empirical_ntk(
+        path, model, params, x, batch_size=np.int64(2), progress=False
+    )
+    partial.write_text("precious")
+    with pytest.raises(ValueError, match=r"`path` has .* ledger is missing"):
+        write()
+    for text in ("{half", "{}", "[]"):
+        ledger.write_text(text)
+        with pytest.raises(ValueError, match=r"`path` has .* ledger cannot be read"):
+            write()
+    assert partial.read_text() == "precious"
+
+    partial.unlink()
+    ledger.unlink()
+    expected = kernels.empirical_ntk(model, params, x)
+    np.testing.assert_allclose(write(), expected, rtol=1e-5)

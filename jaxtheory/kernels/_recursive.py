@@ -197,4 +197,6 @@ def _distances(z, x, metric):
     squared = mapped_squares + squares - 2 * dot(z, mapped.T)
     # Cancellation leaves this much of what should be zero.
     rounding = 8 * jnp.finfo(x.dtype).eps * (mapped_squares + squares)
-    return jnp.sqrt(jnp.where(squared > rounding, squared, 0))
+    # What is not finite stays so: as zero, a broken input would count as an equal one.
+    equal = (squared <= rounding) & jnp.isfinite(squared)
+    return jnp.sqrt(jnp.where(equal, 0, squared))

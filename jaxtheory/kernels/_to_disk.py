@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,8 @@ def write_empirical_ntk(
 
     Raises:
         ValueError: The file exists, `path` does not end in ``.npy``, a partial file
-            was left by a call with other arguments, or as in `empirical_ntk`.
+            was left by a call with other arguments or another model (its first block
+            is computed again and compared), or as in `empirical_ntk`.
 
     Memory:
         One block and the gradients that it needs. On disk ``n1 n2`` numbers times 1,
@@ -86,7 +87,7 @@ def write_empirical_ntk(
         [[1.0, 1.0, 0.0], [1.0, 2.0, 2.0], [0.0, 2.0, 4.0]]
     """
     check_options(method, outputs)
-    check_count(batch_size=batch_size)
+    batch_size = check_count(batch_size=batch_size)
     check_params(params)
     n1 = n2 = check_examples(x1=x1)
     if x2 is not None:
@@ -113,6 +114,8 @@ def write_empirical_ntk(
     file = _File(Path(path), shape, like.dtype, {**options, "data": _digest(arrays)})
     rows, columns = (_starts(n, min(batch_size, n)) for n in (n1, n2))
     size1, size2 = min(batch_size, n1), min(batch_size, n2)
+    if file.num_done:
+        file.check(block(slice(0, size1), slice(0, size2)))
     with tqdm(total=len(rows), desc="kernel", disable=not progress) as bar:
         bar.update(file.num_done)
         for number, row in enumerate(rows[file.num_done :], start=file.num_done):
@@ -195,6 +198,8 @@ class _File:
                     f"`path` must be where {needed:.1e} bytes are free, but {free:.1e} "
                     "are. Write fewer examples or outputs, or to another disk."
                 )
+            # The ledger first: a partial file without one is somebody else's.
+            self._write_ledger(0)
             self.array = np.lib.format.open_memmap(
                 self.partial, mode="w+", dtype=dtype, shape=shape
             )
@@ -202,25 +207,58 @@ class _File:
     def _resumed(self) -> int:
         """Rows of blocks that an earlier call left; raise if it was another kernel."""
         if not self.ledger.exists():
+            if self.partial.exists():
+                self._refuse("its ledger is missing")
             return 0
-        held = json.loads(self.ledger.read_text())
-        num_done = held.pop("rows_done")
-        if held != self.description or not self.partial.exists():
-            differs = [
-                name
-                for name, value in self.description.items()
-                if held.get(name) != value
-            ]
-            raise ValueError(
-                f"`path` has an unfinished file {str(self.partial)!r} of another "
-                f"kernel (it differs in {', '.join(differs) or 'the file itself'}). "
-                "Finish that one, delete it and its '.json', or choose another name."
-            )
+        try:
+            held = json.loads(self.ledger.read_text())
+            num_done = held.pop("rows_done")
+        except (ValueError, KeyError, AttributeError):
+            self._refuse("its ledger cannot be read")
+        differs = [
+            name for name, value in self.description.items() if held.get(name) != value
+        ]
+        if held != self.description:
+            self._refuse(f"it differs in {', '.join(differs)}")
+        if num_done and not self._is_whole():
+            self._refuse("it differs in the file itself")
         return num_done
+
+    def _is_whole(self) -> bool:
+        """Whether the partial file is an array of the shape and type that it had."""
+        try:
+            array = np.load(self.partial, mmap_mode="r")
+        except (OSError, ValueError):
+            return False
+        found = [*array.shape], str(array.dtype)
+        return found == (self.description["shape"], self.description["dtype"])
+
+    def check(self, block: np.ndarray) -> None:
+        """Raise unless the first block that is held is, to rounding, the given one.
+
+        Functions have no fingerprint: this tells a model from another one that has
+        equal parameters.
+        """
+        held = self.array[tuple(map(slice, block.shape[:2]))]
+        if np.array_equal(held, block, equal_nan=True):
+            return
+        change = np.max(np.abs(held - block)) / (np.max(np.abs(block)) or 1.0)
+        if not change <= float(jnp.finfo(block.dtype).eps) ** 0.5:
+            self._refuse("it differs in the model's values")
+
+    def _refuse(self, reason: str) -> NoReturn:
+        raise ValueError(
+            f"`path` has an unfinished file {str(self.partial)!r} of another kernel "
+            f"({reason}). Finish that one, delete it and its '.json', or choose "
+            "another name."
+        )
 
     def record(self, num_done: int) -> None:
         """Put on disk what was written, then say that it is there."""
         self.array.flush()
+        self._write_ledger(num_done)
+
+    def _write_ledger(self, num_done: int) -> None:
         text = json.dumps({**self.description, "rows_done": num_done})
         fresh = self.ledger.with_suffix(".new")
         fresh.write_text(text)
