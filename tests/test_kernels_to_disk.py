@@ -1,5 +1,7 @@
 """Kernels on disk: those in memory, also when the writing was interrupted."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,8 +107,9 @@ def test_broken_partial_files_are_left_alone(tmp_path):
     params, x = data(4)
     path = tmp_path / "kernel.npy"
     partial, ledger = (tmp_path / f"kernel.npy.partial{end}" for end in ("", ".json"))
+    two: Any = np.int64(2)
     write = lambda: kernels.write_empirical_ntk(
-        path, model, params, x, batch_size=np.int64(2), progress=False
+        path, model, params, x, batch_size=two, progress=False
     )
     partial.write_text("precious")
     with pytest.raises(ValueError, match=r"`path` has .* ledger is missing"):

@@ -213,7 +213,7 @@ class _File:
         try:
             held = json.loads(self.ledger.read_text())
             num_done = held.pop("rows_done")
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             self._refuse("its ledger cannot be read")
         differs = [
             name for name, value in self.description.items() if held.get(name) != value
