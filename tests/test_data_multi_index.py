@@ -228,6 +228,26 @@ def test_in_double_precision(x64):
             "`covariance` must be symmetric and positive definite",
         ),
         (
+            lambda: multi_index(covariance=jnp.eye(6).at[0, 1].set(0.5)),
+            "`covariance` must be symmetric and positive definite",
+        ),
+        (
+            lambda: multi_index(coefficients=[[1.0]]),
+            "`coefficients` must be an array of real numbers, but is a list",
+        ),
+        (
+            lambda: multi_index(coefficients=jnp.ones((1, 1)) * 1j),
+            "`coefficients` must be an array of real .* dtype complex64",
+        ),
+        (lambda: multi_index(terms=(1, 2)), "`terms` must be tuples of degrees"),
+        (lambda: multi_index(terms=((True,),)), "`terms` must be tuples of degrees"),
+        (lambda: multi_index(noise=jnp.ones(2)), r"`noise` .* shape \(2,\)"),
+        (
+            lambda: data.sparse_parity(**common(degree=2, noise=1.5)),
+            "`noise` must be non-negative and at most 1, but was 1.5",
+        ),
+        (lambda: data.hermite_coefficients(lambda z: 1j * z), "`link` must be real"),
+        (
             lambda: data.sparse_parity(**common(degree=7)),
             "`dim` must be at least the 7",
         ),

@@ -1,6 +1,9 @@
 """Validation that the data sets share."""
 
+import math
 from typing import Any
+
+from jaxtheory.batching import check_number
 
 
 def check_count(smallest: int = 1, **counts: Any) -> None:
@@ -13,10 +16,14 @@ def check_count(smallest: int = 1, **counts: Any) -> None:
             )
 
 
-def check_range(name: str, value: Any, *, positive: bool) -> None:
-    """Raise unless a Python number is non-negative, or positive; arrays pass."""
-    if not isinstance(value, int | float):
-        return
-    if not (value > 0 if positive else value >= 0):
-        kind = "positive" if positive else "non-negative"
-        raise ValueError(f"`{name}` must be {kind}, but was {value}.")
+def check_range(
+    name: str, value: Any, *, positive: bool, at_most: float = math.inf
+) -> None:
+    """Raise unless a value is one finite number that is non-negative, or positive.
+
+    A traced one is taken on trust.
+    """
+    holds = lambda v: (v > 0 if positive else v >= 0) and v <= at_most and v < math.inf
+    limit = "" if at_most == math.inf else f" and at most {at_most:g}"
+    kind = "positive" if positive else "non-negative"
+    check_number(name, value, holds, kind + limit)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from jaxtheory.batching import check_number
 from jaxtheory.data._checks import check_count
 
 
@@ -48,7 +49,10 @@ def hermite_coefficients(
         )
     nodes, weights = np.polynomial.hermite_e.hermegauss(num_nodes)
     with jax.enable_x64(True):
-        values = np.asarray(link(nodes), np.float64)
+        found = np.asarray(link(nodes))
+    if np.iscomplexobj(found):
+        raise ValueError(f"`link` must be real, but returned dtype {found.dtype}.")
+    values = np.asarray(found, np.float64)
     if values.shape != nodes.shape:
         raise ValueError(
             "`link` must be elementwise, but of an array of shape "
@@ -94,8 +98,7 @@ def information_exponent(
     References:
         Ben Arous, Gheissari, Jagannath, arXiv:2003.10409, definition 1.2.
     """
-    if not 0 < tolerance < 1:
-        raise ValueError(f"`tolerance` must be between 0 and 1, but was {tolerance!r}.")
+    check_number("tolerance", tolerance, lambda t: 0 < t < 1, "between 0 and 1")
     expand = lambda g, degree, nodes: hermite_coefficients(
         g, max_degree=degree, num_nodes=nodes
     )

@@ -186,8 +186,8 @@ def sparse_parity(
         The data set; information exponent and leap are both `degree`.
 
     Raises:
-        ValueError: A size is not positive, `degree` exceeds `dim` or `noise` is
-            negative.
+        ValueError: A size is not positive, `degree` exceeds `dim` or `noise` is no
+            probability.
 
     Example:
         >>> import jax
@@ -202,8 +202,9 @@ def sparse_parity(
         Barak et al., arXiv:2207.08799, section 2.
     """
     check_count(degree=degree)
-    check_range("noise", noise, positive=False)
-    flip = lambda key, shape: 1 - 2.0 * jax.random.bernoulli(key, noise, shape)
+    check_range("noise", noise, positive=False, at_most=1.0)
+    probability = jnp.asarray(noise, float)
+    flip = lambda key, shape: 1 - 2.0 * jax.random.bernoulli(key, probability, shape)
     disturb = lambda key, y: y * flip(key, y.shape)
     return _boolean(((1,) * degree,), dim, num_train, num_test, disturb, key)
 
@@ -332,9 +333,12 @@ def _products(z, degrees):
 
 def _check_terms(terms, dim=None):
     """Terms as an integer array ``[t, r]``."""
-    rows = [tuple(row) for row in terms]
+    try:
+        rows = [tuple(row) for row in terms]
+    except TypeError:  # None, or degrees that are in no tuple of a term
+        rows = []
     lengths = {len(row) for row in rows}
-    valid = all(isinstance(m, int) and m >= 0 for row in rows for m in row)
+    valid = all(type(m) is int and m >= 0 for row in rows for m in row)
     if len(lengths) != 1 or 0 in lengths or not valid or not np.any(rows):
         raise ValueError(
             "`terms` must be tuples of degrees, one for each hidden coordinate, not "
@@ -349,7 +353,11 @@ def _check_terms(terms, dim=None):
 
 
 def _check_shape(name, array, shape):
-    """Raise unless an array has a shape, of which None is any positive length."""
+    """Raise unless a real array has a shape, of which None is any positive length."""
+    dtype = getattr(array, "dtype", None)
+    if dtype is None or not np.can_cast(dtype, np.float64, "same_kind"):
+        was = f"a {type(array).__name__}" if dtype is None else f"of dtype {dtype}"
+        raise ValueError(f"`{name}` must be an array of real numbers, but is {was}.")
     found = jnp.shape(array)
     same = len(found) == len(shape) and all(
         a > 0 if b is None else a == b for a, b in zip(found, shape, strict=True)
@@ -375,7 +383,11 @@ def _factor(covariance, dim):
     """The Cholesky factor of a covariance; a traced one is taken on trust."""
     _check_shape("covariance", covariance, (dim, dim))
     factor = jnp.linalg.cholesky(jnp.asarray(covariance, float))
-    if not isinstance(factor, Tracer) and not bool(jnp.all(jnp.isfinite(factor))):
+    if isinstance(factor, Tracer):
+        return factor
+    matrix = np.asarray(covariance, float)
+    symmetric = np.allclose(matrix, matrix.T, rtol=0, atol=1e-5 * np.max(matrix))
+    if not symmetric or not bool(jnp.all(jnp.isfinite(factor))):
         raise ValueError(
             "`covariance` must be symmetric and positive definite, but has no Cholesky "
             "factor. Add a small multiple of the identity."

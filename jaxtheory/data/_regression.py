@@ -178,7 +178,7 @@ def single_index(
     """
     check_count(dim=dim, num_train=num_train, num_test=num_test)
     check_range("noise", noise, positive=False)
-    if link not in _LINKS:
+    if link not in tuple(_LINKS):
         raise ValueError(
             f"`link` must be one of {', '.join(map(repr, _LINKS))}, but was {link!r}."
         )
