@@ -279,6 +279,12 @@ def test_bad_input(kernel, labels):
         kernels.uncentred_alignment(kernel, labels[:, 0])
     with pytest.raises(ValueError, match=r"`kernel1\[0\]\[0\]` must have examples"):
         kernels.kernel_distance([[1.0]], kernel)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"`kernel1` must be an array of real .*64"):
+        kernels.kernel_distance(1j * kernel, kernel)
+    with pytest.raises(ValueError, match="`kernel` must be an array of real numbers"):
+        kernels.centred_alignment(1j * kernel, labels)
+    with pytest.raises(ValueError, match="`targets` must be an array of real numbers"):
+        kernels.centred_alignment(kernel, 1j * labels)
     with pytest.raises(ValueError, match=r"`targets` must be \[n, k\].*\(10, 0\)"):
         kernels.centred_alignment(kernel, labels[:, :0])
     with pytest.raises(ValueError, match=r"`kernel` must be a square matrix"):

@@ -223,6 +223,10 @@ def test_multiplicities_and_outputs_add_up():
 
 SPECTRUM = {"eigenvalues": np.ones(3), "coefficients": np.ones(3), "num_examples": 2}
 WRONG_INPUTS = {
+    "complex": (
+        {"coefficients": 1j * np.ones(3)},
+        r"`coefficients` must hold real numbers, but has dtype complex128",
+    ),
     "matrix": ({"eigenvalues": np.ones((2, 2))}, r"`eigenvalues` must be a vector"),
     "negative": ({"eigenvalues": -np.ones(3)}, r"`eigenvalues` must be at least 0"),
     "nan": ({"eigenvalues": np.full(3, np.nan)}, r"`eigenvalues` must be finite"),

@@ -208,6 +208,7 @@ def test_one_trace_serves_all_values():
 
 
 WRONG_INPUTS = {
+    "complex": ({"kernel": 1j * jnp.eye(3)}, r"`kernel` must be an array of real"),
     "infinite": ({"time": jnp.inf}, r"`time` must be finite and at least 0"),
     "vector": (
         {"initial_outputs": jnp.zeros(3)},

@@ -240,6 +240,7 @@ def test_bad_ensemble(case):
     [
         ({"noise_variance": -1.0}, r"`noise_variance` must be finite and at least 0"),
         ({"kernel": jnp.ones((3, 3, 1))}, r"`kernel` must be a square matrix"),
+        ({"kernel_test": None}, r"`kernel_test` must be an array of real numbers"),
         ({"kernel_test": jnp.ones((3, 2))}, r"`kernel_test` must be the kernel of"),
         ({"kernel_test_test": jnp.ones(3)}, r"`kernel_test_test` must be the kernel"),
     ],

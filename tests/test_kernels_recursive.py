@@ -137,6 +137,7 @@ def test_failure_is_said():
         ({"ridge": -1.0}, "`ridge` must be 0 or positive, but was -1.0"),
         ({"batch_size": 0}, "`batch_size` must be None"),
         ({"y": jnp.ones(12)}, r"`targets` must be \[n, k\]"),
+        ({"x_test": jnp.ones((5, 3)) * 1j}, "`x_test` must be an array of real"),
         ({"x_test": jnp.ones((5, 2))}, r"`x_test` must be a matrix \[n, d\]"),
         ({"x": jnp.ones((12, 3, 1))}, r"`x` must be a matrix \[n, d\]"),
     ],

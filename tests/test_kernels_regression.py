@@ -207,6 +207,12 @@ WRONG_INPUTS = {
         {"kernel_test": np.ones((3, 4))},
         r"`kernel_test` must be \[m, n\].* shape \(3, 4\) with n = 3",
     ),
+    "complex": ({"kernel": 1j * np.eye(3)}, r"`kernel` must be an array of real"),
+    "list": (
+        {"kernel_test": [[1.0, 0.0, 0.0]]},
+        r"`kernel_test` must be an array of real numbers, but is a list",
+    ),
+    "no ridge": ({"ridge": None}, r"`ridge` must be a finite number.*but was None"),
     "test vector": ({"kernel_test": np.ones(3)}, r"`kernel_test` must be \[m, n\]"),
     "negative": (
         {"ridge": -1.0},

@@ -99,5 +99,7 @@ def test_bad_input():
         kernels.spectrum_summary(jnp.ones((3, 2)))
     with pytest.raises(ValueError, match=r"`ridge` must be 0 or positive, but was -1"):
         kernels.spectrum_summary(jnp.eye(2), ridge=-1.0)
+    with pytest.raises(ValueError, match=r"`kernel` must be an array of real numbers"):
+        kernels.spectrum_summary(1j * jnp.eye(2))
     with pytest.raises(ValueError, match=r"`kernel` must hold at least one example"):
         kernels.spectrum_summary(jnp.zeros((0, 0)))

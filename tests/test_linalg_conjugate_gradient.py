@@ -133,6 +133,7 @@ def test_new_operators_cost_no_new_trace_and_vmap_works():
     ("changes", "message"),
     [
         ({"operator": jnp.eye(3)}, "`operator` must be a lineax operator"),
+        ({"vector": 1j * jnp.ones(3)}, "`vector` must be real, .* dtype complex64"),
         ({"vector": jnp.ones(4)}, r"`vector` must have shape \(3,\), but has \(4,\)"),
         (
             {"preconditioner": lx.MatrixLinearOperator(jnp.eye(2))},

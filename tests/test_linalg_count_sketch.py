@@ -65,3 +65,5 @@ def test_bad_input():
     sketch = linalg.draw_count_sketch(jax.random.key(0), size=50, dim=8)
     with pytest.raises(ValueError, match=r"`vectors` must have rows.*shape \(1, 40\)"):
         sketch.project(jnp.ones((1, 40)))
+    with pytest.raises(ValueError, match=r"`vectors` must be rows.*shape \(50,\)"):
+        sketch.project(jnp.ones(50))

@@ -203,3 +203,5 @@ def test_bad_input():
     spectrum = linalg.spectral_density(operator, key=new_key(), num_probes=2)
     with pytest.raises(ValueError, match="`width` must be a positive number"):
         spectrum.density(jnp.zeros(2), width=0.0)
+    with pytest.raises(ValueError, match=r"`grid` must be a vector \[g\], but has"):
+        spectrum.density(jnp.zeros(()), width=1.0)

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxtheory._types import ApplyFn
 
@@ -36,6 +37,19 @@ def check_outputs(apply_fn: ApplyFn, params: Any, x: Any) -> None:
         raise ValueError(
             "`apply_fn` must return floating-point outputs to be differentiated, but "
             f"returned dtype {found.dtype}. Return logits, not predicted classes."
+        )
+
+
+def check_real(**arrays: Any) -> None:
+    """Raise unless each named argument is an array of real numbers."""
+    for name, array in arrays.items():
+        dtype = getattr(array, "dtype", None)
+        if dtype is not None and np.can_cast(dtype, np.float64, "same_kind"):
+            continue
+        was = f"is a {type(array).__name__}" if dtype is None else f"has dtype {dtype}"
+        raise ValueError(
+            f"`{name}` must be an array of real numbers, but {was}. Convert it, for "
+            "example with `jax.numpy.asarray`, or take its real part."
         )
 
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxtheory.batching import check_examples
+from jaxtheory.kernels._checks import check_real
 from jaxtheory.kernels._compare import (
     Estimator,
     _centre,
@@ -204,6 +205,7 @@ def _gram(x):
 def _check_features(features1, features2):
     """Raise unless both are ``[n, d]`` of the same examples."""
     check_examples(features1=features1, features2=features2)
+    check_real(features1=features1, features2=features2)
     for name, features in (("features1", features1), ("features2", features2)):
         shape = jnp.shape(features)
         if len(shape) != 2 or shape[1] == 0:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Real
 
 from jaxtheory.batching import check_examples, check_number
+from jaxtheory.kernels._checks import check_real
 
 Estimator = Literal["debiased", "biased"]
 
@@ -246,6 +247,7 @@ def _overlap(kernel, labels):
 def check_kernel(kernel: Array) -> None:
     """Raise unless `kernel` is a square matrix with at least one example."""
     check_examples(kernel=kernel)
+    check_real(kernel=kernel)
     shape = jnp.shape(kernel)
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(
@@ -257,6 +259,7 @@ def check_kernel(kernel: Array) -> None:
 def check_targets(targets: Array, kernel: Array) -> None:
     """Raise unless `targets` is ``[n, k]`` for the ``n`` examples of `kernel`."""
     check_examples(kernel=kernel, targets=targets)
+    check_real(targets=targets)
     if len(jnp.shape(targets)) != 2 or jnp.shape(targets)[1] == 0:
         raise ValueError(
             f"`targets` must be [n, k], but has shape {jnp.shape(targets)}. Use "
@@ -282,6 +285,7 @@ def _check_same_shape(kernel1, kernel2):
     """Raise unless two kernels have examples and one shape."""
     check_examples(kernel1=kernel1)
     check_examples(kernel2=kernel2)
+    check_real(kernel1=kernel1, kernel2=kernel2)
     if jnp.shape(kernel1) != jnp.shape(kernel2):
         raise ValueError(
             "`kernel2` must have the shape of `kernel1`, but has shape "

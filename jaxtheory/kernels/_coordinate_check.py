@@ -75,7 +75,10 @@ def coordinate_check(
     fingerprint of the parametrisation. With SGD at a rate that does not depend on the
     width, at first, with two hidden layers (``layer_1, layer_2, outputs``): standard
     ``-1/2, 1/2, 1``, which grow beyond bounds; NTK ``-1/2, -1/2, 0``, whose features
-    stop moving; mu-P ``0, 0, 0``, whose features move at every width.
+    stop moving; mu-P ``0, 0, 0``, whose features move at every width. For SGD, mu-P is
+    a network of width ``n`` with weights of variance ``1 / fan_in`` whose outputs are
+    divided by ``sqrt(n)``, with rates ``eta n`` for the input layer and ``eta`` for all
+    others; the same numbers, as `param_scale`, weigh its tangent kernel.
 
     Args:
         family: ``family(width) -> FamilyMember``.

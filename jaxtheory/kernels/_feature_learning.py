@@ -15,6 +15,7 @@ from jaxtheory.batching import (
     num_shards,
     sum_examples,
 )
+from jaxtheory.kernels._checks import check_real
 from jaxtheory.kernels._compare import _normalise, _single, check_kernel
 from jaxtheory.kernels._regression import eigendecomposition
 
@@ -160,8 +161,9 @@ def neural_feature_ansatz(
     """
     check_kernel(agop)
     check_number("power", power, lambda p: 0 < p < float("inf"), "positive and finite")
+    check_real(weight=weight)
     shape = jnp.shape(weight)
-    if len(shape) != 2 or shape[1:] != jnp.shape(agop)[1:]:
+    if 0 in shape or len(shape) != 2 or shape[1:] != jnp.shape(agop)[1:]:
         raise ValueError(
             "`weight` must be [k, d] for the `agop` [d, d], but has shape "
             f"{shape} against {jnp.shape(agop)}. Pass the transposed kernel of a Flax "
@@ -217,6 +219,7 @@ def subspace_overlap(
         and Golub, Math. Comp. 27 (1973) (principal angles).
     """
     for name, vectors in (("subspace", subspace), ("reference", reference)):
+        check_real(**{name: vectors})
         if jnp.ndim(vectors) != 2 or 0 in jnp.shape(vectors):
             raise ValueError(
                 f"`{name}` must be a matrix [d, r] of column vectors, but has shape "
@@ -269,6 +272,7 @@ def direction_overlap(
         Ben Arous, Gheissari, Jagannath, arXiv:2003.10409 (the order parameter of
         single-index models).
     """
+    check_real(vector=vector, direction=direction)
     if jnp.ndim(vector) != 1 or jnp.ndim(direction) != 1:
         raise ValueError(
             "`vector` and `direction` must be vectors [d], but have shapes "

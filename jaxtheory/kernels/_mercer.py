@@ -188,7 +188,12 @@ def host_array(name: str, value: Any) -> np.ndarray:
             f"`{name}` must be a concrete array for a computation on the host, but is "
             "traced by a JAX transformation (jit, grad or vmap). Call this outside it."
         )
-    array = np.asarray(value, np.float64)
+    given = np.asarray(value)
+    if not np.can_cast(given.dtype, np.float64, "same_kind"):
+        raise ValueError(
+            f"`{name}` must hold real numbers, but has dtype {given.dtype}."
+        )
+    array = given.astype(np.float64)
     if not np.all(np.isfinite(array)):
         raise ValueError(f"`{name}` must be finite, but has entries that are not.")
     return array

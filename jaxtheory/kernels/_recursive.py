@@ -15,6 +15,7 @@ from jaxtheory.batching import (
     map_examples,
     sum_examples,
 )
+from jaxtheory.kernels._checks import check_real
 from jaxtheory.kernels._compare import check_targets
 
 
@@ -115,6 +116,7 @@ def recursive_feature_machine(
     check_examples(x=x)
     check_targets(y, x)
     check_examples(x_test=x_test)
+    check_real(x=x, x_test=x_test)
     for name, inputs in (("x", x), ("x_test", x_test)):
         if jnp.ndim(inputs) != 2 or jnp.shape(inputs)[1] != jnp.shape(x)[1]:
             raise ValueError(

@@ -3,9 +3,11 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax.core import Tracer
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Real
 
+from jaxtheory.batching import check_number
+from jaxtheory.kernels._checks import check_real
 from jaxtheory.kernels._compare import check_kernel, check_targets
 
 # Eigenvalues within this many eps of the largest are not told from zero: those of
@@ -203,6 +205,7 @@ def _combine(vectors, weights, modes):
 
 def _check_test(kernel_test: Array, kernel: Array) -> None:
     """Raise unless the columns of `kernel_test` are the training examples."""
+    check_real(kernel_test=kernel_test)
     shape, n = jnp.shape(kernel_test), jnp.shape(kernel)[0]
     if len(shape) != 2 or shape[1] != n:
         raise ValueError(
@@ -214,16 +217,13 @@ def _check_test(kernel_test: Array, kernel: Array) -> None:
 
 def _check_ridge(ridge: Any) -> None:
     """Raise unless `ridge` is one number, and not negative where it is known."""
-    if jnp.shape(ridge) != ():
+    if np.shape(ridge) != ():
         raise ValueError(
-            f"`ridge` must be one number, but has shape {jnp.shape(ridge)}. Use "
+            f"`ridge` must be one number, but has shape {np.shape(ridge)}. Use "
             "`jax.vmap` for several."
         )
-    if not isinstance(ridge, Tracer) and not 0 <= float(ridge) < float("inf"):
-        raise ValueError(
-            f"`ridge` must be a finite number, at least 0, but was {float(ridge)}. Use "
-            "0 for interpolation."
-        )
+    must = "a finite number, at least 0 (for interpolation)"
+    check_number("ridge", ridge, lambda value: 0 <= value < float("inf"), must)
 
 
 def _check_size(kernel: Array) -> None:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, Real
 
 from jaxtheory.batching import check_examples, check_number
+from jaxtheory.kernels._checks import check_real
 from jaxtheory.kernels._compare import check_kernel
 from jaxtheory.kernels._regression import _check_size, rounding_level
 
@@ -83,6 +84,7 @@ def spectrum_summary(
         (condition number of the NTK).
     """
     check_examples(kernel=kernel)
+    check_real(kernel=kernel)
     check_number("ridge", ridge, lambda r: 0 <= r < float("inf"), "0 or positive")
     kernel = jnp.asarray(kernel, jnp.result_type(jnp.float32, kernel))
     if kernel.ndim != 1:
@@ -105,6 +107,7 @@ def _summarise(values, ridge, num_nonfinite):
     relative = kept / jnp.where(largest > 0, largest, jnp.nan)
     total = jnp.sum(relative)
     shares = jnp.where(positive, relative / total, 1)
+    entropy = jnp.where(total > 0, -jnp.sum(shares * jnp.log(shares)), jnp.nan)
     learned = kept / (jnp.where(positive, kept, 1) + ridge)
     smallest = jnp.where(positive[-1], values[-1], 0)
     undefined = lambda value: jnp.where(num_nonfinite > 0, jnp.nan, value)
@@ -114,7 +117,7 @@ def _summarise(values, ridge, num_nonfinite):
         effective_dimension=undefined(jnp.sum(learned)),
         participation_ratio=undefined(total**2 / jnp.sum(relative**2)),
         stable_rank=undefined(total / relative[0]),
-        effective_rank=undefined(jnp.exp(-jnp.sum(shares * jnp.log(shares)))),
+        effective_rank=undefined(jnp.exp(entropy)),
         condition_number=undefined(values[0] / smallest),
         num_negative=jnp.sum(values < -cutoff),
         num_nonfinite=num_nonfinite,

@@ -41,12 +41,18 @@ class CountSketch(NamedTuple):
             Their sketches, in at least float32.
 
         Raises:
-            ValueError: The rows have another length than the sketch was drawn for.
+            ValueError: There are no rows, or they have another number of blocks of
+                ``dim`` than the sketch was drawn for.
 
         Memory:
             Two copies of the result, none of `vectors`.
         """
         vectors = jnp.asarray(vectors)
+        if vectors.ndim != 2:
+            raise ValueError(
+                f"`vectors` must be rows [r, p], but has shape {vectors.shape}. Use "
+                "`vectors[None]` for one."
+            )
         num_rows, size = vectors.shape
         num_blocks, dim = self.signs.shape
         if -(-size // dim) != num_blocks:

@@ -45,9 +45,13 @@ class SpectralDensity(NamedTuple):
             line, averaged over probes, with its standard error; both ``[g]``.
 
         Raises:
-            ValueError: `width` is not a positive number.
+            ValueError: `width` is not a positive number, or `grid` no vector.
         """
         check_number("width", width, lambda w: 0 < w < jnp.inf, "a positive number")
+        if len(jnp.shape(grid)) != 1:
+            raise ValueError(
+                f"`grid` must be a vector [g], but has shape {jnp.shape(grid)}."
+            )
         grid = jnp.asarray(grid, self.nodes.dtype)
 
         def smooth(nodes, weights):

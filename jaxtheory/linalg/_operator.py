@@ -79,11 +79,12 @@ def check_vector(vector: PyTree, like: PyTree, name: str = "vector") -> None:
 
     Args:
         vector: The pytree to check.
-        like: Arrays or shapes that it must match (dtypes may differ).
+        like: Arrays or shapes that it must match (dtypes may differ in precision).
         name: Name that the error message uses.
 
     Raises:
-        ValueError: Another structure, or a leaf of another shape; names the leaf.
+        ValueError: Another structure, or a leaf of another shape, or complex where
+            `like` is real; names the leaf.
     """
     if jax.tree.structure(vector) != jax.tree.structure(like):
         raise ValueError(
@@ -97,6 +98,12 @@ def check_vector(vector: PyTree, like: PyTree, name: str = "vector") -> None:
             raise ValueError(
                 f"`{name}{jax.tree_util.keystr(path)}` must have shape "
                 f"{jnp.shape(expected)}, but has {jnp.shape(leaf)}."
+            )
+        dtypes = [jnp.result_type(a) for a in (leaf, expected)]
+        if [jnp.issubdtype(d, jnp.complexfloating) for d in dtypes] == [True, False]:
+            raise ValueError(
+                f"`{name}{jax.tree_util.keystr(path)}` must be real, but has dtype "
+                f"{dtypes[0]}. Take its real part."
             )
 
 

@@ -205,7 +205,7 @@ def _gradient_descent(loss_fn, nesterov, problem, targets, num_steps, numbers):
     gradient = _output_gradient(loss_fn, problem, targets)
     dtype = problem.kernel.dtype
     learning_rate, momentum = (jnp.asarray(number, dtype) for number in numbers)
-    num_steps = jnp.asarray(num_steps)
+    num_steps = jnp.asarray(num_steps, int)
 
     def step(_, state):
         coefficients, trace = state

@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Real
 
 from jaxtheory._types import LossFn
 from jaxtheory.batching import check_number
+from jaxtheory.kernels._checks import check_real
 from jaxtheory.kernels._compare import check_kernel
 from jaxtheory.kernels._regression import (
     _check_size,
@@ -267,6 +268,7 @@ def _attribute(name, kernels, attribute):
 
 def _check_blocks(kernel, kernel_test, kernel_test_test):
     """Raise unless the kernels to and among test examples fit."""
+    check_real(kernel_test=kernel_test, kernel_test_test=kernel_test_test)
     check_kernels(kernel, kernel_test, 1)
     m = jnp.shape(kernel_test)[0]
     if jnp.shape(kernel_test_test) != (m, m):

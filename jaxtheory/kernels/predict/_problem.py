@@ -9,6 +9,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxtheory.batching import check_examples
+from jaxtheory.kernels._checks import check_real
 from jaxtheory.kernels._compare import check_targets as check_targets
 
 
@@ -125,6 +126,7 @@ def as_matrix(kernel: Any) -> Array:
 def check_kernels(kernel: Any, kernel_test: Any, num_outputs: int) -> None:
     """Raise unless both are kernels, of one kind, for `num_outputs` outputs."""
     check_examples(kernel=kernel)
+    check_real(kernel=kernel)
     shape, k = jnp.shape(kernel), num_outputs
     if len(shape) == 3:
         raise ValueError(
@@ -140,6 +142,7 @@ def check_kernels(kernel: Any, kernel_test: Any, num_outputs: int) -> None:
         )
     if kernel_test is None:
         return
+    check_real(kernel_test=kernel_test)
     test = jnp.shape(kernel_test)
     if len(test) != len(shape) or test[1:] != shape[1:]:
         raise ValueError(
@@ -151,6 +154,8 @@ def check_kernels(kernel: Any, kernel_test: Any, num_outputs: int) -> None:
 
 def _check_initial(initial, initial_test, kernel_test, shape):
     """Raise unless initial outputs are there for all examples, or for none."""
+    named = {"initial_outputs": initial, "initial_outputs_test": initial_test}
+    check_real(**{name: given for name, given in named.items() if given is not None})
     if initial is not None and jnp.shape(initial) != shape:
         raise ValueError(
             f"`initial_outputs` must be [n, k] like the targets, {shape}, but has "
