@@ -71,6 +71,7 @@ def test_singular_and_indefinite_kernels_say_so():
     assert summary.effective_rank.round(5) == summary.trace == 2
     summary = kernels.spectrum_summary(jnp.zeros((2, 2)))
     assert jnp.isnan(summary.stable_rank)
+    assert jnp.isnan(summary.effective_rank)
     assert summary.effective_dimension == 0
 
 

@@ -252,7 +252,8 @@ def check_kernel(kernel: Array) -> None:
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(
             f"`kernel` must be a square matrix [n, n], but has shape {shape}. Of an "
-            'empirical kernel take `outputs="trace"`, on one set of examples.'
+            'empirical kernel with k outputs take `empirical_ntk(..., outputs="trace") '
+            "/ k`, on one set of examples."
         )
 
 

@@ -17,7 +17,7 @@ from jaxtheory.batching import (
 )
 from jaxtheory.kernels._checks import check_real
 from jaxtheory.kernels._compare import _normalise, _single, check_kernel
-from jaxtheory.kernels._regression import eigendecomposition
+from jaxtheory.kernels._regression import eigendecomposition, rounding_level
 
 
 def agop(
@@ -180,7 +180,8 @@ def neural_feature_ansatz(
 def _matrix_power(matrix, power):
     """A real power of a positive semidefinite matrix."""
     values, vectors = eigendecomposition(matrix)
-    values = jnp.maximum(values, 0) ** power
+    # A small power would make much of eigenvalues that are rounding.
+    values = jnp.where(values > rounding_level(values), values, 0) ** power
     return jnp.matmul(vectors * values[None], vectors.T, precision="highest")
 
 

@@ -85,9 +85,10 @@ def ntk_regression(
             None takes 50, or ``n k`` if that is less.
         batch_size: Examples per chunk and device, as for `ntk_operator`.
         max_steps: Largest number of steps.
-        tolerance: Bound on the residual. The relative error of the predictions on the
-            training examples is at most that of the coefficients, and that at most
-            ``condition * tolerance``.
+        tolerance: Bound on the residual relative to the targets. The predictions on the
+            training examples err by at most ``tolerance |targets|`` (norms over all),
+            which is much of them where the ridge leaves little; the coefficients by at
+            most ``condition * tolerance`` of theirs.
         param_scale: Factors of the parameters, as for `ntk_operator`.
 
     Returns:

@@ -40,8 +40,9 @@ def gradient_flow(
 
     Integrates ``da/dt = -(1 / n) grad loss_fn(f_0 + K a)`` for the coefficients ``a``
     of the outputs ``f_t(z) = f_0(z) + K(z, X) a``: what ``dw/dt = -grad L(w)`` with the
-    *mean* ``L`` of `loss_fn` does to the outputs of the linear model. Kernels are as in
-    `gradient_flow_mse`, which has the closed form for squared error.
+    *mean* ``L`` of `loss_fn` does to the outputs of the linear model. Kernels have the
+    shapes of `gradient_flow_mse`, which has the closed form for squared error; here they
+    are used as they are, without regard to symmetry or to negative eigenvalues.
 
     The method is that of Dormand and Prince, with steps chosen so that each errs by
     less than ``tolerance (1 + |output|)``, root mean square over training outputs. It
@@ -141,7 +142,7 @@ def gradient_descent(
     Exactly what ``optax.sgd(learning_rate, momentum, nesterov)`` does to the linear
     model in full batches, on the *mean* of `loss_fn` over ``n`` examples, computed on
     the outputs: without momentum ``a <- a - (eta / n) grad loss_fn(f_0 + K a)``, and
-    ``f_T(z) = f_0(z) + K(z, X) a``. Kernels are as in `gradient_flow_mse`;
+    ``f_T(z) = f_0(z) + K(z, X) a``. Kernels are as for `gradient_flow`;
     `gradient_descent_mse` has the closed form for squared error.
 
     Compiled once for each `loss_fn` and shapes, whatever the numbers. Differentiable in

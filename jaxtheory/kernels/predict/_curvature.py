@@ -44,8 +44,9 @@ def output_curvature(loss_fn: LossFn, num_outputs: int, dtype: np.dtype) -> floa
         distances = np.asarray(outputs - targets, np.float64)
     curvature = gradient[0, 0] / distances[0, 0]
     error = np.abs(gradient - curvature * distances)
-    rounding = 1e3 * float(jnp.finfo(dtype).eps) * np.max(np.abs(outputs), axis=1)
-    if not (curvature > 0 and np.all(error <= curvature * rounding[:, None])):
+    # Entry by entry: beside a distance of 1000, what another loss adds is rounding.
+    rounding = 1e3 * float(jnp.finfo(dtype).eps) * np.abs(outputs)
+    if not (curvature > 0 and np.all(error <= curvature * rounding)):
         raise ValueError(
             "`loss_fn` must be quadratic with one constant curvature, that is have "
             "the gradient c (outputs - targets) in the outputs, for a closed form, but "
@@ -72,14 +73,20 @@ def critical_learning_rate(
     - ``2 (1 + b) n / (c lambda_max(K))``: gradient descent (``b = 0``), heavy ball
     - ``2 (1 + b) n / ((1 + 2 b) c lambda_max(K))``: Nesterov
 
-    as `optax.sgd` defines momentum. Below it every mode of the linearised model
+    as `optax.sgd` defines momentum. Below it every mode of the model with this kernel
     converges; exactly at it the fastest one oscillates for ever.
+
+    A network with several outputs has the full kernel. The trace divided by ``k`` is
+    its mean over outputs, whose largest eigenvalue is at most as large, so that its
+    learning rate is *too large*: by some percent for wide networks at initialisation,
+    and by a factor of 2 and more after they have learnt features.
 
     Args:
         loss_fn: Quadratic ``loss_fn(outputs[n, k], targets[n, k]) -> losses[n]``.
         kernel: Kernel of the training examples, ``[n, n]`` for one kernel shared by all
-            outputs (of an empirical NTK the trace divided by ``k``), or the full
-            ``[n, n, k, k]``.
+            outputs, or the full ``[n, n, k, k]``, which an empirical NTK of several
+            outputs is. (Or ``[n k, n k]`` matrix-free: `ntk_operator`, and
+            `linalg.top_eigenpairs` for ``lambda_max``.)
         targets: Training targets; only their shape matters.
         momentum: ``b``, in ``[0, 1)``.
         nesterov: Nesterov's momentum instead of the heavy ball.

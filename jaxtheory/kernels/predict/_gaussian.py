@@ -176,17 +176,17 @@ def posterior(
     - covariance ``K(z, z') - K(z, X) (K + s2 I)^-1 K(X, z')``
 
     With the NNGP kernel this is Bayesian inference in the infinitely wide network, and
-    what training only its last layer gives an ensemble; with the NTK it is a Gaussian
-    process whose mean is that of `ensemble` at infinite time, but whose covariance is
-    not. The mean is that of `kernel_regression` with ``ridge = s2``, which has the
+    without noise what training only its last layer gives an ensemble; with the NTK it
+    is a Gaussian process whose mean, without noise, is that of `ensemble` at infinite
+    time, but whose covariance is not. The mean is that of `kernel_regression` with ``ridge = s2``, which has the
     leave-one-out errors.
 
     Works in the precision of its arguments, and at least float32, where noise below
     about ``1e-6 lambda_max`` is lost in rounding.
 
     Args:
-        kernel: Kernel of the training examples; of an empirical NTK, the trace over
-            ``k``.
+        kernel: Kernel of the training examples; of an empirical NTK, the trace divided
+            by ``k``.
         targets: Training targets.
         kernel_test: Kernel of test examples (rows) and training examples (columns).
         kernel_test_test: Kernel of the test examples.

@@ -81,6 +81,9 @@ def _power(map_, exponent):
         odd = (exponent >> bit) & 1 == 1
         longer = _compose(base, result)
         result = [jnp.where(odd, a, b) for a, b in zip(longer, result, strict=True)]
+        # Squared no further than needed: what overflows unused has NaN derivatives.
+        more = exponent >> bit > 1
+        base = [jnp.where(more, part, 0) for part in base]
         return result, _compose(base, base)
 
     nothing = [jnp.zeros_like(part) for part in map_]
