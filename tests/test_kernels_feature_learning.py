@@ -185,6 +185,10 @@ def test_ansatz_holds_exactly_where_it_should():
     for power in (0.5, 1, 2.0):
         found = kernels.neural_feature_ansatz(weight, matrix, power=power)
         np.testing.assert_allclose(found, 1, atol=1e-3)
+    # A small power does not make directions of eigenvalues that are rounding.
+    wide = jax.random.normal(jax.random.key(2), (1, 200))
+    found = kernels.neural_feature_ansatz(wide, wide.T @ wide, power=0.1)
+    np.testing.assert_allclose(found, 1, atol=1e-5)
     assert jnp.isnan(kernels.neural_feature_ansatz(0 * weight, matrix))
     holed = matrix.at[0, 0].set(jnp.inf)
     assert jnp.isnan(kernels.neural_feature_ansatz(weight, holed))

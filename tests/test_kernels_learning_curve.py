@@ -116,6 +116,16 @@ def test_experiment_with_noise():
     np.testing.assert_allclose(curve.noisy_test_error, noisy, rtol=1e-14)
 
 
+def test_spectrum_of_a_product_kernel_in_many_dimensions():
+    """``a^h``, a product over coordinates, in closed form; sums of size 2^80 cancel."""
+    d, a = 80, 0.9
+    found = kernels.hypercube_spectrum(a ** np.arange(d + 1))
+    j = np.arange(d + 1)
+    expected = ((1 - a) / 2) ** j * ((1 + a) / 2) ** (d - j)
+    np.testing.assert_allclose(found.eigenvalues[:5], expected[:5], rtol=1e-6)
+    np.testing.assert_allclose(found.multiplicities @ found.eigenvalues, 1, rtol=1e-6)
+
+
 @pytest.mark.parametrize("n", [3, 6])
 def test_learnabilities_on_the_circle_are_conserved(n):
     m = 10
@@ -256,6 +266,8 @@ def test_bad_kernels():
         kernels.hypercube_spectrum(np.ones((2, 2)))
     with pytest.raises(ValueError, match=r"`kernel` must be positive semidefinite"):
         kernels.hypercube_spectrum(np.array([0.0, 1.0]))
+    with pytest.raises(ValueError, match=r"`kernel` must be precise enough for its 99"):
+        kernels.hypercube_spectrum(np.exp(-np.arange(100, dtype=np.float32) / 3))
     with pytest.raises(ValueError, match=r"`kernel` must be symmetric"):
         kernels.circle_spectrum(np.array([3.0, 1.0, 0.0]))
     with pytest.raises(ValueError, match=r"`eigenvalues` must be .* traced"):

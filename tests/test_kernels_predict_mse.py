@@ -247,6 +247,25 @@ def test_under_transformations():
     np.testing.assert_allclose(slope, difference, rtol=1e-2, atol=2e-2)
 
 
+def test_smoothed_labels_of_many_outputs_are_not_quadratic():
+    """Errors of a few percent of a target, beside distances of up to 1000."""
+    smooth = lambda f, y: half_square(f, 0.98 * y + 0.002)
+    with pytest.raises(ValueError, match="`loss_fn` must be quadratic"):
+        predict.critical_learning_rate(smooth, jnp.eye(3), jnp.ones((3, 10)))
+
+
+def test_derivatives_in_the_learning_rate_above_the_critical_one(x64):
+    """Outputs ``1 - (1 - 3 r / 2)^3`` of two examples, finite and growing."""
+    kernel, y = 3 * jnp.eye(2), jnp.ones((2, 1))
+    options = {"num_steps": 3}
+    train = lambda rate: predict.gradient_descent_mse(
+        half_square, kernel, y, learning_rate=rate, **options
+    ).train[0, 0]
+    for rate in (0.5, 2.1):
+        expected = 3 * 1.5 * (1 - 1.5 * rate) ** 2
+        np.testing.assert_allclose(jax.grad(train)(rate), expected, rtol=1e-12)
+
+
 def test_one_trace_serves_all_values():
     traces = []
 

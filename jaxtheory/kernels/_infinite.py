@@ -37,9 +37,10 @@ class InfiniteKernel(NamedTuple):
             at initialisation: of a weight times ``sqrt(fan_in)``, of a bias as it is.
             As given (standard error 0, no samples), or estimated from that many draws
             of the parameter.
-        first_layer_error: Relative standard error (root mean square over entries) that
-            ``first_layer="exact"`` leaves in the covariance after the first
-            activation; 0 where nothing was drawn.
+        first_layer_error: Standard error that ``first_layer="exact"`` leaves in the
+            covariance after the first activation: its root mean square over entries,
+            relative to that of the entries (small entries err by more of theirs); 0
+            where nothing was drawn.
         integration_error: Of activation functions that were integrated numerically,
             the largest share of the second moment, of the function or of its
             derivative, in Hermite modes beyond those used. Entries of pairs that are

@@ -41,8 +41,8 @@ def gradient_flow(
     Integrates ``da/dt = -(1 / n) grad loss_fn(f_0 + K a)`` for the coefficients ``a``
     of the outputs ``f_t(z) = f_0(z) + K(z, X) a``: what ``dw/dt = -grad L(w)`` with the
     *mean* ``L`` of `loss_fn` does to the outputs of the linear model. Kernels have the
-    shapes of `gradient_flow_mse`, which has the closed form for squared error; here they
-    are used as they are, without regard to symmetry or to negative eigenvalues.
+    shapes of `gradient_flow_mse`, which has the closed form for squared error; they are
+    used as they are here, without regard to symmetry or to negative eigenvalues.
 
     The method is that of Dormand and Prince, with steps chosen so that each errs by
     less than ``tolerance (1 + |output|)``, root mean square over training outputs. It

@@ -178,8 +178,8 @@ def posterior(
     With the NNGP kernel this is Bayesian inference in the infinitely wide network, and
     without noise what training only its last layer gives an ensemble; with the NTK it
     is a Gaussian process whose mean, without noise, is that of `ensemble` at infinite
-    time, but whose covariance is not. The mean is that of `kernel_regression` with ``ridge = s2``, which has the
-    leave-one-out errors.
+    time, but whose covariance is not. The mean is that of `kernel_regression` with
+    ``ridge = s2``, which has the leave-one-out errors.
 
     Works in the precision of its arguments, and at least float32, where noise below
     about ``1e-6 lambda_max`` is lost in rounding.
