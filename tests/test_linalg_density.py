@@ -205,3 +205,12 @@ def test_bad_input():
         spectrum.density(jnp.zeros(2), width=0.0)
     with pytest.raises(ValueError, match=r"`grid` must be a vector \[g\], but has"):
         spectrum.density(jnp.zeros(()), width=1.0)
+
+
+def test_known_regularisation_under_jit():
+    known = jnp.array(1.0)
+    operator = matrix_operator(np.diag([1.0, 3.0]))
+    measure = jax.jit(
+        lambda key: linalg.effective_dimension(operator, known, key=key).value
+    )
+    np.testing.assert_allclose(measure(new_key()), 1.25, rtol=1e-5)

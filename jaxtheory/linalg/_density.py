@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, Real
 
@@ -220,8 +221,9 @@ def effective_dimension(
         Zhang, Neural Computation 17 (2005) (kernels); MacKay, Neural Computation 4
         (1992), section 4 (Hessians). As for `spectral_density`.
     """
+    # On the host: under `jit`, what JAX computes is traced even from known numbers.
     known = not isinstance(regularization, Tracer)
-    if known and not jnp.all(jnp.asarray(regularization) > 0):
+    if known and not np.all(np.asarray(regularization) > 0):
         raise ValueError(
             "`regularization` must be positive, but has entries that are not. For the "
             "rank, pass a small one."
