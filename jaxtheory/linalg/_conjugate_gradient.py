@@ -111,11 +111,7 @@ def _solve(arrays, arrays2, vector, tolerance, max_steps, rest, rest2):
         lambda v, s: jnp.asarray(v, s.dtype), vector, operator.in_structure()
     )
     # Scaled first: squares of small and large vectors leave float32.
-    largest = jax.tree.reduce(
-        jnp.maximum, jax.tree.map(lambda v: jnp.max(jnp.abs(v)), vector)
-    )
-    largest = jnp.where(largest > 0, largest, 1)
-    vector = jax.tree.map(lambda v: (v / largest).astype(v.dtype), vector)
+    vector, largest = _scaled(vector)
     scale = _norm(vector)
     enough = tolerance * scale
 
@@ -162,10 +158,11 @@ def _descend(operator, preconditioner, vector, enough, step, max_steps):
 
     def one_step(carry):
         value, residual, direction, gamma, step = carry
-        image = operator.mv(direction)
+        # The curvature in the units of the image: by itself it may leave float32.
+        image, unit = _scaled(operator.mv(direction))
         curvature = _dot(direction, image)
         length = jnp.where(curvature > 0, gamma / curvature, 0)
-        value = _add(value, length, direction)
+        value = _add(value, length / unit, direction)
         residual = _add(residual, -length, image)
         better = preconditioner.mv(residual)
         after = jnp.where(curvature > 0, _dot(residual, better), 0)
@@ -174,6 +171,14 @@ def _descend(operator, preconditioner, vector, enough, step, max_steps):
 
     value, _, _, _, step = jax.lax.while_loop(going, one_step, carry)
     return value, step
+
+
+def _scaled(tree):
+    """A tree over its largest entry in size, and that entry (1 for zeros)."""
+    sizes = jax.tree.map(lambda a: jnp.max(jnp.abs(a)), tree)
+    largest = jax.tree.reduce(jnp.maximum, sizes)
+    largest = jnp.where(largest > 0, largest, 1)
+    return jax.tree.map(lambda a: (a / largest).astype(a.dtype), tree), largest
 
 
 def _add(tree, factor, other):
