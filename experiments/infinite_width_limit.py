@@ -22,8 +22,7 @@ import numpy as np
 import tyro
 
 from experiments.folder import write_folder
-from jaxtheory import kernels
-from jaxtheory.plot import Estimate
+from jaxtheory import Estimate, kernels
 
 
 @dataclasses.dataclass(frozen=True)

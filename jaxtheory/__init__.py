@@ -1,5 +1,8 @@
 """Measure deep learning the way theory describes it, in JAX."""
 
+import importlib
+from types import ModuleType
+
 from jaxtheory import batching as batching
 from jaxtheory import bounds as bounds
 from jaxtheory import collapse as collapse
@@ -10,3 +13,11 @@ from jaxtheory import interop as interop
 from jaxtheory import kernels as kernels
 from jaxtheory import linalg as linalg
 from jaxtheory import models as models
+from jaxtheory._types import Estimate as Estimate
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`plot` and `portrait`, which load matplotlib, when they are first asked for."""
+    if name not in ("plot", "portrait"):
+        raise AttributeError(f"module 'jaxtheory' has no attribute {name!r}")
+    return importlib.import_module(f"jaxtheory.{name}")

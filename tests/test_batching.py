@@ -282,7 +282,7 @@ def test_losses_are_one_number_for_each_example():
     np.testing.assert_array_equal(losses, 3 * np.ones(4))
     pair = lambda outputs, targets: (losses, losses)
     for loss_fn, was in ((squared, r"shape \(4, 3\)"), (pair, "a tuple")):
-        with pytest.raises(ValueError, match=rf"shape \(4,\), but returned {was}"):
+        with pytest.raises(ValueError, match=rf"with n = 4 it returned {was}"):
             batching.example_losses(loss_fn, outputs, targets, 4)
 
 

@@ -13,7 +13,7 @@ from experiments import infinite_width_limit as script
 from jaxtheory import kernels
 
 SMALL = script.Config(
-    widths=(32, 128), image_widths=(8, 32), num_seeds=6, num_first_layer_seeds=6
+    widths=(32, 128), image_widths=(8, 32), num_seeds=12, num_first_layer_seeds=6
 )
 
 
@@ -28,7 +28,7 @@ def result():
 def test_errors_fall_as_one_over_the_root_of_the_width(result):
     assert list(result.networks) == ["1 hidden layer", "residual", "convolutional"]
     for found in result.networks.values():
-        assert found.errors.shape == (2, 6)
+        assert found.errors.shape == (2, 12)
         slope, error = found.slope.value, found.slope.standard_error
         assert error < 0.25
         assert abs(slope + 0.5) < 4 * error
@@ -65,7 +65,7 @@ def test_command_line_writes_numbers_and_figure(result, monkeypatch, tmp_path, c
     asked = []
     monkeypatch.setattr(script, "run", lambda config: asked.append(config) or result)
     out = tmp_path / "there"
-    flags = "--widths 32 128 --image-widths 8 32 --num-seeds 6"
+    flags = "--widths 32 128 --image-widths 8 32 --num-seeds 12"
     monkeypatch.setattr(sys, "argv", ["x", *flags.split(), "--out", str(out)])
     script.main()
     assert asked[0].widths == SMALL.widths

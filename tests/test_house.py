@@ -150,6 +150,16 @@ def test_importing_jaxtheory_loads_nothing_heavy():
     assert not loaded & HEAVY
 
 
+def test_what_loads_matplotlib_is_there_when_asked_for():
+    program = "import jaxtheory; print(jaxtheory.plot.__name__, jaxtheory.portrait)"
+    run = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert run.stdout.startswith("jaxtheory.plot <module 'jaxtheory.portrait'")
+    with pytest.raises(AttributeError, match="'jaxtheory' has no attribute 'notes'"):
+        getattr(jaxtheory, "notes")  # noqa: B009
+
+
 # Deferred annotations hide the shapes from the checks; a pickle runs what it loads.
 @pytest.mark.parametrize("name", ["__future__.annotations.", "pickle."])
 def test_never_imported(name):

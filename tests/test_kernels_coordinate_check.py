@@ -148,5 +148,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"`family` must name the same layers"):
         check(named, widths=(2, 4))
     flat = lambda width: ntk(width)._replace(apply_fn=lambda p, x: x[:1, :1])
+    with pytest.raises(ValueError, match=r"`family` must return .* a tuple"):
+        check(lambda width: tuple(ntk(width)))
     with pytest.raises(ValueError, match=r"`loss_fn` must return one loss per example"):
         check(flat, widths=(2, 4), loss_fn=lambda outputs, y: outputs[:, 0])

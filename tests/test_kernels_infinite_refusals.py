@@ -75,7 +75,7 @@ def straight_through(x):
 
 FLAT, TOKENS, IMAGES = (4,), (3, 4), (4, 4, 2)
 REFUSED = {
-    "max pooling": (max_pool, IMAGES, "pools by the maximum", "average pooling"),
+    "max pooling": (max_pool, IMAGES, "pools by the maximum", "by the average"),
     "softmax": (lambda x: nn.softmax(dense(x)), FLAT, "softmax", "average"),
     "softmax attention": (attention, TOKENS, "attention'", "linear attention"),
     "tied weights": (tied, FLAT, "'hidden/kernel'", "parameters of its own"),

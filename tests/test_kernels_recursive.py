@@ -136,7 +136,7 @@ def test_failure_is_said():
         ({"bandwidth": 0}, "`bandwidth` must be positive and finite, but was 0"),
         ({"ridge": -1.0}, "`ridge` must be 0 or positive, but was -1.0"),
         ({"batch_size": 0}, "`batch_size` must be None"),
-        ({"y": jnp.ones(12)}, r"`targets` must be \[n, k\]"),
+        ({"y": jnp.ones(12)}, r"`y` must be \[n, k\]"),
         ({"x_test": jnp.ones((5, 3)) * 1j}, "`x_test` must be an array of real"),
         ({"x_test": jnp.ones((5, 2))}, r"`x_test` must be a matrix \[n, d\]"),
         ({"x": jnp.ones((12, 3, 1))}, r"`x` must be a matrix \[n, d\]"),

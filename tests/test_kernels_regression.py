@@ -137,6 +137,14 @@ def test_singular_kernel_gives_minimum_norm(num_features, duplicate, dropped, dt
     np.testing.assert_allclose(fit.condition, spectrum[-1] / spectrum[0], rtol=1e-4)
 
 
+def test_without_test_examples_it_predicts_those_of_training():
+    kernel, targets, _ = problem()
+    arrays = (jnp.asarray(a, jnp.float32) for a in (kernel, targets))
+    found = kernels.kernel_regression(*arrays, ridge=0.5)
+    expected = kernel @ np.linalg.solve(kernel + 0.5 * np.eye(len(kernel)), targets)
+    np.testing.assert_allclose(found.predictions, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_zero_kernel_predicts_zero():
     targets = np.ones((N, K))
     fit = regress(np.zeros((N, N)), targets, np.zeros((M, N)), 0)

@@ -59,6 +59,8 @@ def test_fixed_parameters_drop_or_are_errors():
     x, key = jnp.ones((1, 3)), jax.random.key
     body = nn.Sequential([nn.Dense(4), nn.LayerNorm(), nn.Dense(2)])
     found = kernels.ntk_scaling(body, x, key=key(0))
+    pair = kernels.ntk_scaling((body.init, body.apply), x, key=key(0))
+    jax.tree.map(np.testing.assert_array_equal, pair, found)
     assert found.dropped == (
         "layers_0/bias",
         "layers_1/bias",
@@ -78,5 +80,5 @@ def test_fixed_parameters_drop_or_are_errors():
         kernels.ntk_scaling(body, x, key=key(0), zero_variance="keep")
     with pytest.raises(ValueError, match=r"`zero_variance` must be .* -1.0"):
         kernels.ntk_scaling(body, x, key=key(0), zero_variance=-1.0)
-    with pytest.raises(ValueError, match=r"`module` must have `init"):
+    with pytest.raises(ValueError, match=r"`module` must be a Linen module, or a pair"):
         kernels.ntk_scaling({"w": x}, x, key=key(0))

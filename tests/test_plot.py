@@ -99,6 +99,8 @@ def test_spectrum_without_anything_to_draw(value):
 def test_spectrum_that_is_none(user_land):
     with pytest.raises(ValueError, match=r"spectra.'end'.. must be a .*\(3, 3\)"):
         plot.kernel_spectrum({"end": KERNEL})
+    with pytest.raises(ValueError, match=r"spectra.'end'.. must be a .* is TargetSpec"):
+        plot.kernel_spectrum({"end": kernels.target_spectrum(KERNEL, KERNEL)})
     with pytest.raises(ValueError, match=r"`spectra` must be .* has shape \(0,\)"):
         plot.kernel_spectrum(np.ones(0))
     with pytest.raises(ValueError, match="`spectra` must hold something"):
@@ -173,11 +175,15 @@ def test_comparison_says_what_is_not_finite(tmp_path):
     ax.figure.savefig(tmp_path / "figure.png")
 
 
-def test_comparison_of_nothing():
+def test_comparison_of_nothing(user_land):
     with pytest.raises(ValueError, match="`errors` must hold something"):
         plot.comparison({})
     with pytest.raises(ValueError, match=r"'a'.. must be one number .* \(2,\) and"):
         plot.comparison({"a": Estimate(jnp.ones(2), 0.0, 1)})
+    with pytest.raises(
+        ValueError, match=r"'a'.. must be a `jaxtheory.Estimate.* float"
+    ):
+        plot.comparison({"a": 0.3})
 
 
 def test_learning_curves_are_lines_and_points():

@@ -23,9 +23,10 @@ def check_losses(losses: Any, num_examples: int) -> None:
     if shape != (num_examples,):
         was = f"shape {shape}" if shape is not None else f"a {type(losses).__name__}"
         raise ValueError(
-            f"`loss_fn` must return one loss per example, shape ({num_examples},), but "
-            f"returned {was}. Sum or average over the outputs of each example "
-            "(`losses.sum(-1)`), and leave the mean over examples to the caller."
+            "`loss_fn` must return one loss per example [n], but with "
+            f"n = {num_examples} it returned {was}. Sum or average over the outputs of "
+            "each example (`losses.sum(-1)`), and leave the mean over examples to the "
+            "caller."
         )
 
 

@@ -33,7 +33,7 @@ def supervised(apply_fn: ApplyFn, loss_fn: LossFn) -> Objective:
 
     Computes ``1/b sum_i loss_fn(apply_fn(params, x), y)_i`` over the ``b`` examples of
     the batch. The model state is passed through unchanged and the key is not used: for
-    BatchNorm or dropout in training mode write the objective out.
+    BatchNorm or dropout in training mode take `interop.flax.objective`.
 
     Args:
         apply_fn: ``apply_fn(params, x[b, ...]) -> outputs[b, ...]``.

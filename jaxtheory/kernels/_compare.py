@@ -257,14 +257,14 @@ def check_kernel(kernel: Array) -> None:
         )
 
 
-def check_targets(targets: Array, kernel: Array) -> None:
+def check_targets(targets: Array, kernel: Array, *, name: str = "targets") -> None:
     """Raise unless `targets` is ``[n, k]`` for the ``n`` examples of `kernel`."""
-    check_examples(kernel=kernel, targets=targets)
-    check_real(targets=targets)
+    check_examples(**{"kernel": kernel, name: targets})
+    check_real(**{name: targets})
     if len(jnp.shape(targets)) != 2 or jnp.shape(targets)[1] == 0:
         raise ValueError(
-            f"`targets` must be [n, k], but has shape {jnp.shape(targets)}. Use "
-            "`targets[:, None]` for one output, `jax.nn.one_hot` for class labels."
+            f"`{name}` must be [n, k], but has shape {jnp.shape(targets)}. Use "
+            f"`{name}[:, None]` for one output, `jax.nn.one_hot` for class labels."
         )
 
 

@@ -139,7 +139,13 @@ def coordinate_check(
     sizes = []
     for i, width in enumerate(widths):
         keys = jax.random.split(jax.random.fold_in(key, i), num_seeds)
-        sizes.append(_sizes(*family(width), loss_fn, num_steps, x, y, keys))
+        member = family(width)
+        if not isinstance(member, FamilyMember):
+            raise ValueError(
+                "`family` must return a `kernels.FamilyMember` for a width, but "
+                f"returned a {type(member).__name__}."
+            )
+        sizes.append(_sizes(*member, loss_fn, num_steps, x, y, keys))
     names = list(sizes[0][0])
     for width, (initial, _) in zip(widths, sizes, strict=True):
         if set(initial) != set(names):

@@ -146,6 +146,7 @@ def infinite_width(
         A few arrays of the size of the covariances: ``n1 n2 s``, with ``s`` positions
         that are flattened at last, and ``n1 n2 s^2`` where positions are pooled or
         attended to. With `batch_size` the ``n`` are its, and the result comes on top.
+        Time grows as memory does.
 
     Example:
         The relu network with one hidden layer of He's deviation: on the diagonal, its

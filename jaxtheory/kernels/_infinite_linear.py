@@ -21,7 +21,9 @@ from jaxtheory.kernels._infinite_values import (
 
 _CHANNELS_LAST = (
     "works on activations whose leading axis is not that of examples, or whose last "
-    "one is not that of channels. Keep examples first and channels last."
+    "one is not that of channels. Keep examples first and channels last: a model of "
+    "one example under `jax.vmap` (as in Equinox) multiplies the other way round. "
+    "Write it for a batch."
 )
 
 

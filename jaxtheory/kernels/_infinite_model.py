@@ -66,7 +66,8 @@ def as_model(module: Any) -> Model:
         raise ValueError(
             "`module` must be a Linen module, or a pair of functions `(init, apply)` "
             f"with `init(key, x)` and `apply(variables, x)`, but is a {was}."
-            f"{' Make a module of it by calling it.' if is_class else ''}"
+            f"{' Make a module of it by calling it.' if is_class else ''} Pass the "
+            "module itself, not its parameters or `module.apply`."
         )
     try:
         hash(module)

@@ -173,13 +173,15 @@ class Walk:
 
 _NO_LIMIT = {
     **dict.fromkeys(("reduce_window_max", "reduce_window_min"), "pools by the maximum"),
-    **dict.fromkeys(("reduce_max", "argmax"), "takes a maximum, as softmax does"),
+    **dict.fromkeys(
+        ("reduce_max", "argmax"), "takes a maximum, as softmax and attention by it do"
+    ),
     **dict.fromkeys(("reduce_min", "argmin"), "takes a minimum"),
     **dict.fromkeys(("sort", "top_k"), "sorts activations"),
 }
 _NO_RULE = {
-    name: f"{what} (`{name}`), which has no limit in closed form. Use average pooling "
-    "(`nn.avg_pool`, or `jnp.mean` over positions)."
+    name: f"{what} (`{name}`), which has no limit in closed form. Pool by the average "
+    "(`nn.avg_pool`, or `jnp.mean` over positions), and return the outputs themselves."
     for name, what in _NO_LIMIT.items()
 }
 _RECURRENT = (

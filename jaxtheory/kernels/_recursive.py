@@ -113,8 +113,8 @@ def recursive_feature_machine(
     check_number("ridge", ridge, lambda r: 0 <= r < float("inf"), "0 or positive")
     positive = lambda b: 0 < b < float("inf")
     check_number("bandwidth", bandwidth, positive, "positive and finite")
-    check_examples(x=x)
-    check_targets(y, x)
+    check_examples(x=x, y=y)
+    check_targets(y, x, name="y")
     check_examples(x_test=x_test)
     check_real(x=x, x_test=x_test)
     for name, inputs in (("x", x), ("x_test", x_test)):

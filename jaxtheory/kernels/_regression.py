@@ -56,7 +56,7 @@ class KernelRegression(NamedTuple):
 def kernel_regression(
     kernel: Float[Array, "n n"],
     targets: Float[Array, "n k"],
-    kernel_test: Float[Array, "m n"],
+    kernel_test: Float[Array, "m n"] | None = None,
     *,
     ridge: Real[ArrayLike, ""],
 ) -> KernelRegression:
@@ -87,7 +87,8 @@ def kernel_regression(
             symmetric part matters.
         targets: Training targets.
         kernel_test: Kernel of the ``m`` test examples (rows) with the training
-            examples (columns).
+            examples (columns). None stands for the training examples themselves, where
+            a ridge is chosen by `leave_one_out`.
         ridge: Ridge, not negative (not checked when traced).
 
     Returns:
@@ -132,6 +133,7 @@ def kernel_regression(
     """
     check_kernel(kernel)
     check_targets(targets, kernel)
+    kernel_test = kernel if kernel_test is None else kernel_test
     _check_test(kernel_test, kernel)
     _check_ridge(ridge)
     _check_size(kernel)

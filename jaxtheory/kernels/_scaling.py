@@ -9,6 +9,7 @@ from jaxtyping import ArrayLike, PyTree, Shaped
 
 from jaxtheory._types import KeyArray
 from jaxtheory.batching import check_examples, check_number
+from jaxtheory.kernels._infinite_model import as_model
 from jaxtheory.kernels._initial import initial, key_path
 
 ZeroVariance = Literal["drop", "error"] | float
@@ -51,7 +52,8 @@ def ntk_scaling(
     enter.
 
     Args:
-        module: A Flax module, or whatever has ``init(key, x) -> variables``.
+        module: A Linen module, or a pair of functions ``(init, apply)``, as
+            `infinite_width` takes it.
         x: An input of one or more examples; its shape and dtype alone matter.
         key: For the draws.
         zero_variance: What becomes of arrays that start at fixed values. ``"drop"``:
@@ -89,13 +91,14 @@ def ntk_scaling(
     References:
         Jacot, Gabriel, Hongler, arXiv:1806.07572, section 2 (the parametrisation).
     """
-    _check(module, zero_variance)
+    _check(zero_variance)
+    init = as_model(module).init
     check_examples(x=x)
     example = jax.tree.map(lambda a: jnp.asarray(a)[:1], x)
-    shapes = jax.eval_shape(module.init, key, example)
+    shapes = jax.eval_shape(init, key, example)
     leaves = jax.tree_util.tree_leaves_with_path(shapes)
     paths = [key_path(path) for path, _ in leaves]
-    found = initial(module.init, example, key, paths)
+    found = initial(init, example, key, paths)
     variance, error, dropped = [], [], []
     for path, (_, leaf) in zip(paths, leaves, strict=True):
         std = found[path].std
@@ -113,14 +116,8 @@ def ntk_scaling(
     return NTKScaling(unflatten(variance), unflatten(error), tuple(dropped))
 
 
-def _check(module, zero_variance):
-    """Raise unless there is an initialiser, and a rule for fixed parameters."""
-    if not callable(getattr(module, "init", None)):
-        raise ValueError(
-            "`module` must have `init(key, x) -> variables`, as a Flax module has, but "
-            f"was a {type(module).__name__}. Variances are those of initialisers: pass "
-            "the module itself, not its parameters or `module.apply`."
-        )
+def _check(zero_variance):
+    """Raise unless there is a rule for parameters that start at fixed values."""
     if isinstance(zero_variance, str):
         if zero_variance not in ("drop", "error"):
             raise ValueError(

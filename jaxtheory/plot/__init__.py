@@ -1,6 +1,5 @@
 """Pictures of results: each function draws into axes and returns them."""
 
-from jaxtheory._types import Estimate as Estimate
 from jaxtheory.plot._comparison import comparison as comparison
 from jaxtheory.plot._kernel import kernel_evolution as kernel_evolution
 from jaxtheory.plot._kernel import kernel_spectrum as kernel_spectrum

@@ -35,8 +35,8 @@ def comparison(
         ValueError: There is nothing to draw, or an error is not a number.
 
     Example:
-        >>> from jaxtheory import plot
-        >>> errors = {"network": plot.Estimate(2.0, 0.5, 797)}
+        >>> from jaxtheory import Estimate, plot
+        >>> errors = {"network": Estimate(2.0, 0.5, 797)}
         >>> ax = plot.comparison(errors, metric="test error (%)")
         >>> ax.get_xlabel()
         'test error (%), ± 2 standard errors'
@@ -74,6 +74,11 @@ def _write(ax, row, value, **style):
 
 def _numbers(name, error):
     """Value and standard error of a method."""
+    if not isinstance(error, Estimate):
+        raise ValueError(
+            f"`errors[{name!r}]` must be a `jaxtheory.Estimate(value, standard_error, "
+            f"num_samples)`, but is a {type(error).__name__}."
+        )
     if np.shape(error.value) != () or np.shape(error.standard_error) != ():
         raise ValueError(
             f"`errors[{name!r}]` must be one number with one standard error, but they "

@@ -82,10 +82,12 @@ def _summary(label, spectrum):
     if isinstance(spectrum, SpectrumSummary):
         return spectrum
     name = f"`spectra[{label!r}]`" if label else "`spectra`"
-    if np.ndim(spectrum) == 2:
+    if isinstance(spectrum, tuple) or np.ndim(spectrum) == 2:
+        is_tuple = isinstance(spectrum, tuple)
+        was = type(spectrum).__name__ if is_tuple else f"of shape {np.shape(spectrum)}"
         raise ValueError(
-            f"{name} must be a summary or a vector of eigenvalues, but has shape "
-            f"{np.shape(spectrum)}. Pass `kernels.spectrum_summary(kernel)`."
+            f"{name} must be a summary or a vector of eigenvalues, but is "
+            f"{was}. Pass `kernels.spectrum_summary(kernel)`."
         )
     return spectrum_summary(jnp.asarray(vector(name, spectrum)))
 
@@ -174,7 +176,8 @@ def _curves(history):
         raise ValueError(
             f"`history` must hold {', '.join(missing)}, but holds {sorted(records)}. "
             "Record `kernels.centred_alignment` as alignment and "
-            "`kernels.kernel_distance` as distance."
+            "`kernels.kernel_distance` as distance; if both are in one record, pass "
+            '{"steps": history.steps, **history.records[name]}.'
         )
     steps = vector("`steps`", records["steps"])
     curves = [vector(f"`{name}`", records[name]) for name in _CURVES]
