@@ -80,7 +80,7 @@ def descend(apply_fn, params, x, y, rate):
 @pytest.mark.slow
 def test_wide_networks_train_like_their_linearisation():
     """Lee et al., arXiv:1902.06720: the gap closes at least as 1/sqrt(width)."""
-    widths = np.array([64, 512])
+    widths = np.array([64, 256, 1024])
     outputs, kernel = np.transpose([gap(int(width)) for width in widths])
     slope = lambda values: np.polyfit(np.log(widths), np.log(values), 1)[0]
     assert slope(outputs) < -0.5
