@@ -1,13 +1,16 @@
-"""The folder of an experiment: what was run, on what, the numbers and the figure."""
+"""How an experiment ends: its folder, with what was run, on what, and the findings."""
 
 import dataclasses
 import json
 import platform
+import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -32,6 +35,30 @@ def write_folder(config: Any, numbers: Any, table: str, figure: Figure) -> None:
     (folder / "table.txt").write_text(table + "\n", encoding="utf-8")
     figure.savefig(folder / "figure.png", dpi=150)
     plt.close(figure)
+
+
+def run_command(
+    config: Any,
+    run: Callable[[Any], Any],
+    report: Callable[[Any, Any], str],
+    draw: Callable[[Any, Any], Figure],
+) -> None:
+    """Run an experiment, write its folder and print its table.
+
+    Args:
+        config: A dataclass with the folder in its field `out`.
+        run: ``run(config) -> result``; what it refuses as ValueError ends the program.
+        report: ``report(config, result)``, the table.
+        draw: ``draw(config, result)``, the figure.
+    """
+    matplotlib.use("Agg")
+    try:
+        result = run(config)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    table = report(config, result)
+    write_folder(config, result, table, draw(config, result))
+    print(f"{table}\n\nNumbers and figure: {config.out}")
 
 
 def environment() -> dict[str, Any]:

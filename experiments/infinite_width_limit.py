@@ -8,7 +8,6 @@ ones.
 """
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +15,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 
-from experiments.folder import write_folder
+from experiments.folder import run_command
 from jaxtheory import Estimate, kernels
 
 
@@ -274,16 +272,7 @@ def draw(config: Config, result: Result) -> Any:
 
 def main() -> None:
     """Run the command line."""
-    config = tyro.cli(Config, description=__doc__)
-    matplotlib.use("Agg")
-    try:
-        result = run(config)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    table = report(config, result)
-    write_folder(config, result, table, draw(config, result))
-    print(table)
-    print(f"\nNumbers and figure: {config.out}")
+    run_command(tyro.cli(Config, description=__doc__), run, report, draw)
 
 
 if __name__ == "__main__":

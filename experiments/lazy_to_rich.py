@@ -8,20 +8,18 @@ of least l2 norm at large scales and of least l1 norm at small ones.
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import scipy.optimize
 import tyro
 
-from experiments.folder import write_folder
+from experiments.folder import run_command
 from jaxtheory import data, dynamics, kernels, models
 
 
@@ -274,16 +272,7 @@ def draw(config: Config, result: Result) -> Any:
 
 def main() -> None:
     """Run the command line."""
-    config = tyro.cli(Config, description=__doc__)
-    matplotlib.use("Agg")
-    try:
-        result = run(config)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    table = report(config, result)
-    write_folder(config, result, table, draw(config, result))
-    print(table)
-    print(f"\nNumbers and figure: {config.out}")
+    run_command(tyro.cli(Config, description=__doc__), run, report, draw)
 
 
 if __name__ == "__main__":

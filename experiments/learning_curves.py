@@ -14,19 +14,17 @@ target's coefficients. Three worlds in which both are known:
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from experiments.folder import write_folder
+from experiments.folder import run_command
 from experiments.relu_ntk import relu_ntk
 from jaxtheory import kernels
 
@@ -455,15 +453,12 @@ def _points(ax, rows, shift=1.0, *, relative=False, **style):
 
 def main() -> None:
     """Run the command line."""
-    config = settings(tyro.cli(Config, description=__doc__))
-    matplotlib.use("Agg")
-    try:
-        result = run(config)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    table = report(result)
-    write_folder(config, result._asdict(), table, draw(config, result))
-    print(f"{table}\n\nNumbers and figure: {config.out}")
+    run_command(
+        settings(tyro.cli(Config, description=__doc__)),
+        run,
+        lambda _, result: report(result),
+        draw,
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
@@ -36,7 +35,7 @@ import scipy.stats
 import tyro
 from matplotlib.figure import Figure
 
-from experiments.folder import write_folder
+from experiments.folder import run_command
 from experiments.relu_ntk import relu_ntk
 from jaxtheory import data, dynamics, kernels, models
 
@@ -471,15 +470,7 @@ def draw(config: Config, result: Result) -> Figure:
 
 def main() -> None:
     """Run the command line."""
-    config = settings(tyro.cli(Config, description=__doc__))
-    matplotlib.use("Agg")
-    try:
-        result = run(config)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    table = report(config, result)
-    write_folder(config, result, table, draw(config, result))
-    print(f"{table}\n\nNumbers and figure: {config.out}")
+    run_command(settings(tyro.cli(Config, description=__doc__)), run, report, draw)
 
 
 if __name__ == "__main__":
