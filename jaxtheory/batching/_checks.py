@@ -164,6 +164,26 @@ def check_number(
     raise ValueError(f"`{name}` must be {must}, but was {was}.")
 
 
+def check_key(key: Any, name: str = "key") -> None:
+    """Raise unless `key` is one typed random key.
+
+    Args:
+        key: What was given as a key; may be traced.
+        name: What an error message calls it.
+
+    Raises:
+        ValueError: It is something else: a seed, an old-style key, several keys.
+    """
+    is_array = isinstance(key, jax.Array | np.ndarray)
+    if is_array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.shape:
+        return
+    was = f"has dtype {key.dtype} and shape {key.shape}" if is_array else f"is {key!r}"
+    raise ValueError(
+        f"`{name}` must be one typed random key, but {was}. Make it with "
+        "`jax.random.key(seed)`; of several, pass one."
+    )
+
+
 def check_batch_size(batch_size: int | None) -> None:
     """Raise unless `batch_size` is None or a positive integer.
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from jaxtheory._types import (
 from jaxtheory.batching import (
     check_batch_size,
     check_examples,
+    check_key,
     check_params,
     num_shards,
 )
@@ -179,7 +180,7 @@ def train(
     record = _check_measurements("record", record)
     trace = _check_measurements("trace", trace)
     _check_names(trace)
-    _check_key(key)
+    check_key(key)
     num_examples = _check_data(data, batch_size)
     every = _check_steps(num_steps, record_every)
     _check_optimizer(optimizer, state)
@@ -351,23 +352,6 @@ def _check_names(trace: Mapping[str, Measurement]) -> None:
                 f"`trace` must not use the name {name!r}, which is always traced. "
                 "Choose another one."
             )
-
-
-def _check_key(key: Any) -> None:
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(
-        key.dtype, jax.dtypes.prng_key
-    )
-    if not typed or key.shape != ():
-        is_array = isinstance(key, jax.Array | np.ndarray)
-        was = (
-            f"has dtype {key.dtype} and shape {key.shape}"
-            if is_array
-            else f"is {key!r}"
-        )
-        raise ValueError(
-            f"`key` must be one typed random key, but {was}. Make it with "
-            "`jax.random.key(seed)`."
-        )
 
 
 def _check_ahead(run, step, store):
