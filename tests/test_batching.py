@@ -252,6 +252,27 @@ def test_check_params_names_what_is_wrong(params, message):
         batching.check_params(params)
 
 
+@pytest.mark.parametrize(
+    ("key", "was"),
+    [
+        (0, "is 0"),
+        (None, "is None"),
+        (np.zeros(2, np.uint32), r"dtype uint32 and shape \(2,\)"),
+        (jax.random.split(jax.random.key(0), 3), r"shape \(3,\)"),
+    ],
+)
+def test_check_key_takes_one_typed_key(key, was):
+    with pytest.raises(ValueError, match=f"`key` must be one typed random key.*{was}"):
+        batching.check_key(key)
+
+
+def test_check_key_takes_a_traced_key():
+    key = jax.random.key(0)
+    jax.jit(lambda key: batching.check_key(key))(key)
+    with pytest.raises(ValueError, match="`first` must be"):
+        jax.vmap(lambda _: batching.check_key(1, "first"))(jnp.arange(2))
+
+
 def test_check_count_takes_integers_alone():
     assert batching.check_count(num=3) == 3
     assert type(batching.check_count(num=np.int64(3))) is int

@@ -204,6 +204,15 @@ def test_public_functions_document_their_arguments():
     assert not wrong
 
 
+def test_public_functions_check_their_random_key():
+    takes_key = lambda f: "key" in inspect.signature(f).parameters
+    functions = {n: f for n, f in public_functions() if takes_key(f)}
+    assert "jaxtheory.linalg.nystrom" in functions
+    checks = re.compile(r"check_key\(|\bkey=key\b")  # itself, or by handing it on
+    wrong = [n for n, f in functions.items() if not checks.search(inspect.getsource(f))]
+    assert not wrong
+
+
 def test_every_dependency_is_pinned_by_version_alone():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     lists = [

@@ -129,6 +129,7 @@ def gaussian_pac_bayes(
         and Roy, arXiv 1703.11008, section 3; Perez-Ortiz et al., arXiv 2007.12911;
         Maurer, arXiv cs/0411099, theorem 5.
     """
+    batching.check_key(key)
     check_concrete(params=params, prior_params=prior_params, x=x, y=y, key=key)
     delta = check_delta(delta)
     num_examples, num_samples = _check_sizes(x, y, num_samples)
@@ -230,6 +231,7 @@ def prior_bound(
         As `gaussian_pac_bayes`; Rivasplata et al., arXiv 2006.13057, on priors that
         depend on data.
     """
+    batching.check_key(key)
     check_concrete(prior_params=prior_params, x=x, y=y, key=key)
     delta = check_delta(delta)
     num_examples, num_samples = _check_sizes(x, y, num_samples)

@@ -87,6 +87,7 @@ def gibbs_risk(
         The mean over draws for each scale, in float64, rounded up where the sum over
         examples is not exact.
     """
+    batching.check_key(key)
     n = batching.check_examples(x=x, y=y)
     batching.check_params(params)
     batching.check_batch_size(batch_size)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxtheory._types import KeyArray
+from jaxtheory.batching import check_key
 from jaxtheory.data._checks import check_count
 
 _NUM_IMAGES = 1_797
@@ -72,6 +73,7 @@ def digits(*, num_train: int = 1_297, key: KeyArray, image: bool = False) -> Dig
         Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, UCI Machine
         Learning Repository (its test set is what scikit-learn holds).
     """
+    check_key(key)
     check_count(num_train=num_train)
     if num_train >= _NUM_IMAGES:
         raise ValueError(

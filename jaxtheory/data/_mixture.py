@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxtheory._types import KeyArray
+from jaxtheory.batching import check_key
 from jaxtheory.data._checks import check_count, check_range
 
 
@@ -87,6 +88,7 @@ def gaussian_mixture(
         >>> print(f"{mixture.bayes_error:.4f}")
         0.1587
     """
+    check_key(key)
     check_count(2, num_classes=num_classes)
     check_count(num_train=num_train, num_test=num_test)
     if not isinstance(dim, int) or dim < num_classes - 1:

@@ -15,6 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jaxtheory._types import KeyArray
+from jaxtheory.batching import check_key
 from jaxtheory.data._checks import check_count, check_range
 
 Terms: TypeAlias = Sequence[Sequence[int]]
@@ -132,6 +133,7 @@ def multi_index(
         Damian, Lee, Soltanolkotabi, arXiv:2206.15144 (learning such subspaces, and
         transfer); Abbe, Boix-Adsera, Misiakiewicz, arXiv:2302.11055 (leap).
     """
+    check_key(key)
     check_count(dim=dim, num_train=num_train, num_test=num_test)
     check_range("noise", noise, positive=False)
     degrees = _check_terms(terms, dim)
@@ -201,6 +203,7 @@ def sparse_parity(
     References:
         Barak et al., arXiv:2207.08799, section 2.
     """
+    check_key(key)
     check_count(degree=degree)
     check_range("noise", noise, positive=False, at_most=1.0)
     probability = jnp.asarray(noise, float)
@@ -254,6 +257,7 @@ def staircase(
     References:
         Abbe et al., arXiv:2108.10573 and arXiv:2202.08658 (staircases).
     """
+    check_key(key)
     check_range("noise", noise, positive=False)
     disturb = lambda key, y: y + noise * jax.random.normal(key, y.shape)
     return _boolean(terms, dim, num_train, num_test, disturb, key)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxtheory._types import ApplyFn, KeyArray
+from jaxtheory.batching import check_key
 from jaxtheory.data._checks import check_count, check_range
 
 Link: TypeAlias = Literal["he1", "he2", "he3", "he4", "relu", "abs"]
@@ -104,6 +105,7 @@ def teacher(
         >>> task.x_train.shape, task.y_train.shape, task.y_train.dtype
         ((20, 5), (20,), dtype('int32'))
     """
+    check_key(key)
     check_count(num_train=num_train, num_test=num_test)
     check_range("noise", noise, positive=False)
     if targets not in ("outputs", "classes"):
@@ -176,6 +178,7 @@ def single_index(
         Ben Arous, Gheissari, Jagannath 2021, arXiv:2003.10409, section 1 (information
         exponent and sample sizes).
     """
+    check_key(key)
     check_count(dim=dim, num_train=num_train, num_test=num_test)
     check_range("noise", noise, positive=False)
     if link not in tuple(_LINKS):

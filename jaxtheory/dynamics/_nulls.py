@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxtheory._types import KeyArray
+from jaxtheory.batching import check_key
 
 
 def sign_flipped(points: Float[Array, "r d"], *, key: KeyArray) -> Float[Array, "r d"]:
@@ -13,6 +14,7 @@ def sign_flipped(points: Float[Array, "r d"], *, key: KeyArray) -> Float[Array, 
     It keeps the length and the axis of every step, and destroys drift and the
     correlation of successive steps.
     """
+    check_key(key)
     steps = jnp.diff(points, axis=0)
     signs = jax.random.rademacher(key, (steps.shape[0], 1), points.dtype)
     walk = jnp.cumsum(signs * steps, axis=0)
@@ -37,6 +39,7 @@ def ornstein_uhlenbeck(
     Returns:
         The drawn path, and ``1 - phi``.
     """
+    check_key(key)
     centred = points - jnp.mean(points, axis=0, keepdims=True)
     squares = jnp.sum(centred**2, axis=1)
     # 1 - phi from the steps themselves: of a slow path, phi is 1 to all digits.

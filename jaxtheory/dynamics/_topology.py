@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jaxtheory._types import KeyArray
+from jaxtheory.batching import check_key
 from jaxtheory.dynamics._nulls import distances_along, ornstein_uhlenbeck, sign_flipped
 from jaxtheory.dynamics._path import as_points, count_nonfinite, path_length
 from jaxtheory.dynamics._tree import (
@@ -151,6 +152,7 @@ def persistent_homology_dimension(
     References:
         Birdal et al., arXiv:2111.13171; Jaquette and Schweinhart, arXiv:1907.11182.
     """
+    check_key(key)
     points = as_points(points, at_least=2)
     check_alpha(alpha)
     _check_counts(num_sizes=num_sizes, num_repeats=num_repeats)
@@ -228,6 +230,7 @@ def path_topology(
     References:
         Birdal et al., arXiv:2111.13171; Andreeva et al., arXiv:2407.08723.
     """
+    check_key(key)
     points = as_points(points, at_least=2)
     _check_counts(num_nulls=num_nulls, num_sizes=num_sizes, num_repeats=num_repeats)
     r = points.shape[0]

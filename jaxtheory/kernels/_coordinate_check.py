@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxtheory._types import ApplyFn, Estimate, KeyArray, LossFn
-from jaxtheory.batching import check_count, check_examples, example_losses
+from jaxtheory.batching import check_count, check_examples, check_key, example_losses
 from jaxtheory.kernels._power_law import power_law
 
 
@@ -127,6 +127,7 @@ def coordinate_check(
         Yang and Hu, arXiv:2011.14522, section 3 and definition 5.1 (mu-P); Yang et al.,
         arXiv:2203.03466, appendix D.1 (coordinate check).
     """
+    check_key(key)
     check_count(num_steps=num_steps)
     check_count(num_seeds=num_seeds)
     check_examples(x=x, y=y)

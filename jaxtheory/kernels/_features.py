@@ -11,6 +11,7 @@ from jaxtheory.batching import (
     check_batch_size,
     check_count,
     check_examples,
+    check_key,
     check_params,
     num_shards,
 )
@@ -85,6 +86,7 @@ def ntk_features(
         Park et al., arXiv:2303.14186, section 3 (projected gradients as features of the
         after-kernel); Weinberger et al., arXiv:0902.2206, Lemma 2 (the projection).
     """
+    check_key(key)
     check_batch_size(batch_size)
     dim = check_count(dim=dim)
     check_params(params)

@@ -13,6 +13,7 @@ from jaxtheory.batching import (
     check_batch_size,
     check_count,
     check_examples,
+    check_key,
     map_examples,
 )
 from jaxtheory.kernels._infinite_first import FirstLayer
@@ -170,6 +171,8 @@ def infinite_width(
         program of such steps); Novak et al., arXiv:1912.02803 (neural-tangents, whose
         rules are used).
     """
+    if key is not None:
+        check_key(key)
     neural_tangents()
     _check_options(first_layer, num_draws, batch_size)
     _check_inputs(x1, x2)

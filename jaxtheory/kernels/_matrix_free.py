@@ -8,7 +8,7 @@ import lineax as lx
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real, Shaped
 
 from jaxtheory._types import ApplyFn, KeyArray, Params
-from jaxtheory.batching import check_count, check_examples, check_number
+from jaxtheory.batching import check_count, check_examples, check_key, check_number
 from jaxtheory.kernels._operator import ntk_operator
 from jaxtheory.linalg import conjugate_gradient, nystrom
 
@@ -119,6 +119,7 @@ def ntk_regression(
         Jacot, Gabriel, Hongler, arXiv:1806.07572 (the kernel); Frangella, Tropp &
         Udell, arXiv:2110.02820, algorithm 5.1 (the solver).
     """
+    check_key(key)
     theta = ntk_operator(
         apply_fn, params, x, batch_size=batch_size, param_scale=param_scale
     )

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import ArrayLike, PyTree, Shaped
 
 from jaxtheory._types import KeyArray
-from jaxtheory.batching import check_examples, check_number
+from jaxtheory.batching import check_examples, check_key, check_number
 from jaxtheory.kernels._infinite_model import as_model
 from jaxtheory.kernels._initial import initial, key_path
 
@@ -91,6 +91,7 @@ def ntk_scaling(
     References:
         Jacot, Gabriel, Hongler, arXiv:1806.07572, section 2 (the parametrisation).
     """
+    check_key(key)
     _check(zero_variance)
     init = as_model(module).init
     check_examples(x=x)

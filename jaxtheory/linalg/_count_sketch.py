@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxtheory._types import KeyArray
-from jaxtheory.batching import check_count
+from jaxtheory.batching import check_count, check_key
 
 
 class CountSketch(NamedTuple):
@@ -113,6 +113,7 @@ def draw_count_sketch(key: KeyArray, *, size: int, dim: int) -> CountSketch:
         Weinberger et al. (2009), arXiv:0902.2206, Lemma 2 (unbiasedness and variance of
         the signed hash).
     """
+    check_key(key)
     size, dim = check_count(size=size), check_count(dim=dim)
     num_blocks = -(-size // dim)
     sign_key, offset_key = jax.random.split(key)

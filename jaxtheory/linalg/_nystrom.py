@@ -9,7 +9,7 @@ import lineax as lx
 from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
 from jaxtheory._types import KeyArray
-from jaxtheory.batching import check_count, check_number
+from jaxtheory.batching import check_count, check_key, check_number
 from jaxtheory.linalg._flat import flatten_operator
 from jaxtheory.linalg._operator import (
     dimension,
@@ -131,6 +131,7 @@ def nystrom(
         Frangella, Tropp & Udell, arXiv:2110.02820, algorithm 2.1; Tropp, Yurtsever,
         Udell & Cevher, arXiv:1706.05736.
     """
+    check_key(key)
     p = dimension(operator)
     rank = check_count(rank=rank)
     block_size = check_count(block_size=block_size)
