@@ -1,5 +1,4 @@
 import re
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -266,7 +265,7 @@ def test_preconditioned_sharpness_of_adam():
         gradients.append(jax.grad(mean_loss)(params))
         updates, state = optimizer.update(gradients[-1], state, params)
         params = optax.apply_updates(params, updates)
-    diagonal = curvature.adam_preconditioner(state, b1=0.8, b2=0.9, eps=1e-3)
+    diagonal = curvature.preconditioner(state, b1=0.8, b2=0.9, eps=1e-3)
     moment = sum(
         0.1 * 0.9 ** (2 - t) * np.asarray(g["w1"]) ** 2 for t, g in enumerate(gradients)
     )
@@ -333,7 +332,7 @@ def test_adam_settles_at_the_threshold(x64, b1, expected, tolerance):
         def step(carry, _):
             w, state = carry
             updates, state = optimizer.update(hessian.mv(w), state, w)
-            diagonal = curvature.adam_preconditioner(state, b1=b1, b2=0.99, eps=1e-12)
+            diagonal = curvature.preconditioner(state, b1=b1, b2=0.99, eps=1e-12)
             scaled = curvature.preconditioned(hessian, diagonal).as_matrix()
             return (w + updates, state), jnp.linalg.eigvalsh(scaled)[-1]
 
@@ -374,10 +373,6 @@ def test_bad_input(user_land):
         build(batch_size=0)
     with pytest.raises(ValueError, match="must have the structure"):
         build().mv(params["w1"])
-    with pytest.raises(ValueError, match=r"exactly one `optax.ScaleByAdamState`"):
-        curvature.adam_preconditioner(
-            optax.sgd(0.1).init(params), b1=0.9, b2=0.99, eps=0
-        )
     sample = lambda **kwargs: curvature.batch_sharpness(
         **{
             "apply_fn": mlp,
@@ -409,11 +404,6 @@ def test_bad_input(user_land):
         curvature.preconditioned(square, jnp.ones(2))
     with pytest.raises(ValueError, match="must map a space to itself"):
         curvature.preconditioned(lx.MatrixLinearOperator(jnp.ones((3, 2))), jnp.ones(2))
-    state = optax.adam(0.1).init(params)
-    for name, value in (("b1", 1.9), ("b2", 1.0), ("eps", -1.0), ("b1", "0.9")):
-        options: dict[str, Any] = {"b1": 0.9, "b2": 0.99, "eps": 0} | {name: value}
-        with pytest.raises(ValueError, match=f"`{name}` must be .* but was"):
-            curvature.adam_preconditioner(state, **options)
 
 
 def test_outputs_that_broadcast_against_targets_are_refused(user_land):

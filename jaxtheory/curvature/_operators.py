@@ -1,22 +1,19 @@
-"""Hessian and generalised Gauss-Newton operators over the whole data set."""
+"""Hessian, generalised Gauss-Newton, and their difference, over the whole data set."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import jax
-import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Num, PyTree
 
 from jaxtheory._types import ApplyFn, LossFn, Params
-from jaxtheory.batching import (
-    check_batch_size,
-    check_examples,
-    check_problem,
-    num_shards,
-    sum_examples,
+from jaxtheory.batching import check_batch_size, check_problem, num_shards
+from jaxtheory.curvature._mean_product import (
+    SYMMETRIC,
+    MeanProduct,
+    ggn_product,
+    hessian_product,
+    mean_operator,
+    residual_product,
 )
-from jaxtheory.linalg import function_operator
+from jaxtheory.curvature._select import SelectFn
 
 
 def hessian(
@@ -27,6 +24,7 @@ def hessian(
     y: PyTree[Num[Array, "n ..."]],
     *,
     batch_size: int | None = None,
+    select: SelectFn | None = None,
 ) -> lx.FunctionLinearOperator:
     r"""Build the Hessian of the mean loss as an operator on parameter pytrees.
 
@@ -44,21 +42,24 @@ def hessian(
         batch_size: Examples per chunk and device; None takes all at once. Build the
             operator outside `jit` for chunks that follow the sharding: under `jit` an
             array does not know where it lives.
+        select: ``select(path) -> bool`` of a leaf's path: the block of these leaves
+            alone, an operator on dicts ``{path: leaf}`` (see `select_leaves`). What is
+            not selected is held fixed and not differentiated. None takes all.
 
     Returns:
         A symmetric lineax operator; a product costs about two gradients, and on data
         sharded over devices exactly one all-reduce.
 
     Raises:
-        ValueError: Arrays disagree on ``n``, parameters are not floating-point, or the
-            loss is not one number per example.
+        ValueError: Arrays disagree on ``n``, parameters are not floating-point, the
+            loss is not one number per example, or `select` chooses nothing.
 
     Memory:
         Activations of one chunk; never a ``p x p`` matrix.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> model = lambda w, x: x @ w
+        >>> model = lambda w, x: x hessian_product w
         >>> loss = lambda outputs, y: (outputs - y) ** 2
         >>> x = jnp.array([[1.0, 0.0], [0.0, 2.0]])
         >>> H = hessian(model, loss, jnp.zeros(2), x, jnp.zeros(2))
@@ -68,11 +69,7 @@ def hessian(
     References:
         Pearlmutter (1994), Fast exact multiplication by the Hessian.
     """
-    lanes = _check(apply_fn, loss_fn, params, x, y, batch_size)
-    product = _MeanProduct(_hessian_product, apply_fn, loss_fn, batch_size, lanes)
-    return function_operator(
-        product, params, x, y, structure=params, tags=lx.symmetric_tag
-    )
+    return _build(hessian_product, apply_fn, loss_fn, params, x, y, batch_size, select)
 
 
 def ggn(
@@ -83,6 +80,7 @@ def ggn(
     y: PyTree[Num[Array, "n ..."]],
     *,
     batch_size: int | None = None,
+    select: SelectFn | None = None,
 ) -> lx.FunctionLinearOperator:
     r"""Build the generalised Gauss-Newton operator of the mean loss.
 
@@ -100,9 +98,11 @@ def ggn(
         x: Inputs ``[n, ...]``; may be sharded over examples.
         y: Targets ``[n, ...]``.
         batch_size: As for `hessian`.
+        select: As for `hessian`.
 
     Returns:
-        A symmetric lineax operator on parameter pytrees.
+        A symmetric lineax operator on parameter pytrees; a product costs a forward
+        tangent and a backward pass.
 
     Raises:
         ValueError: As for `hessian`.
@@ -112,7 +112,7 @@ def ggn(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> model = lambda w, x: x @ w
+        >>> model = lambda w, x: x ggn_product w
         >>> loss = lambda outputs, y: (outputs - y) ** 2
         >>> x = jnp.array([[1.0, 0.0], [0.0, 2.0]])
         >>> ggn(model, loss, jnp.zeros(2), x, jnp.zeros(2)).mv(jnp.ones(2)).tolist()
@@ -121,56 +121,69 @@ def ggn(
     References:
         Schraudolph (2002); Martens, arXiv:1412.1193, section 8.
     """
-    lanes = _check(apply_fn, loss_fn, params, x, y, batch_size)
-    product = _MeanProduct(_ggn_product, apply_fn, loss_fn, batch_size, lanes)
-    return function_operator(
-        product, params, x, y, structure=params, tags=lx.symmetric_tag
-    )
+    return _build(ggn_product, apply_fn, loss_fn, params, x, y, batch_size, select)
 
 
-def _check(apply_fn, loss_fn, params, x, y, batch_size):
-    """Check what `hessian` and `ggn` are given; the number of shards of the data."""
+def residual_hessian(
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    params: Params,
+    x: PyTree[Num[Array, "n ..."]],
+    y: PyTree[Num[Array, "n ..."]],
+    *,
+    batch_size: int | None = None,
+    select: SelectFn | None = None,
+) -> lx.FunctionLinearOperator:
+    r"""Build the part of the Hessian that the Gauss-Newton operator leaves out.
+
+    .. math::
+        H - G = \frac{1}{n} \sum_i \sum_k
+            \frac{\partial \ell_i}{\partial f_{ik}} \, \nabla^2_w f_k(w, x_i)
+
+    the curvature of the model weighed by the residuals (also called the nonlinear
+    modelling error), zero for a linear model and where every example is fitted. It is
+    taken directly, in one pass, and not as a difference of two products.
+
+    Args:
+        apply_fn: The model, ``apply_fn(params, x) -> outputs[n, ...]``.
+        loss_fn: ``loss_fn(outputs, targets) -> losses[n]``.
+        params: Parameters at which it is taken.
+        x: Inputs ``[n, ...]``; may be sharded over examples.
+        y: Targets ``[n, ...]``.
+        batch_size: As for `hessian`.
+        select: As for `hessian`.
+
+    Returns:
+        A symmetric lineax operator, indefinite as a rule; a product costs what one of
+        `hessian` does.
+
+    Raises:
+        ValueError: As for `hessian`.
+
+    Memory:
+        Activations of one chunk.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> model = lambda w, x: x * w**2
+        >>> loss = lambda outputs, y: (outputs - y) ** 2 / 2
+        >>> x, y = jnp.ones(2), jnp.array([3.0, 5.0])
+        >>> R = residual_hessian(model, loss, jnp.array(1.0), x, y)
+        >>> float(R.mv(jnp.array(1.0)))  # mean of (1 - y) times 2
+        -6.0
+
+    References:
+        Schraudolph (2002), Fast curvature matrix-vector products; Dauphin et al.,
+        Neglected Hessian component explains mysteries in sharpness regularization,
+        arXiv:2401.10809.
+    """
+    return _build(residual_product, apply_fn, loss_fn, params, x, y, batch_size, select)
+
+
+def _build(product, apply_fn, loss_fn, params, x, y, batch_size, select):
+    """Check what the operators of a loss are given, and build one."""
     check_batch_size(batch_size)
     check_problem(apply_fn, loss_fn, params, x, y)
-    return num_shards((x, y))
-
-
-@dataclass(frozen=True)
-class _MeanProduct:
-    """A product with a mean over examples, hashable so that equal ones share code."""
-
-    chunk_product: Callable[..., PyTree]
-    apply_fn: ApplyFn
-    loss_fn: LossFn
-    batch_size: int | None
-    lanes: int
-
-    def __call__(self, params, x, y, vector):
-        n = check_examples(x=x, y=y)
-        vector = jax.tree.map(lambda v, p: v.astype(p.dtype), vector, params)
-
-        def on_chunk(chunk, weights):
-            chunk_x, chunk_y = chunk
-
-            def total_loss(outputs):
-                losses = self.loss_fn(outputs, chunk_y)
-                return jnp.sum(weights.astype(losses.dtype) * losses)
-
-            model = lambda p: self.apply_fn(p, chunk_x)
-            return self.chunk_product(model, total_loss, params, vector)
-
-        total = sum_examples(
-            on_chunk, (x, y), batch_size=self.batch_size, lanes=self.lanes
-        )
-        return jax.tree.map(lambda leaf: leaf / n, total)
-
-
-def _hessian_product(model, total_loss, params, vector):
-    gradient = jax.grad(lambda p: total_loss(model(p)))
-    return jax.jvp(gradient, (params,), (vector,))[1]
-
-
-def _ggn_product(model, total_loss, params, vector):
-    outputs, push = jax.linearize(model, params)
-    curved = jax.jvp(jax.grad(total_loss), (outputs,), (push(vector),))[1]
-    return jax.linear_transpose(push, params)(curved)[0]
+    lanes, selected = num_shards((x, y)), select is not None
+    product = MeanProduct(product, apply_fn, loss_fn, batch_size, lanes, selected)
+    return mean_operator(product, params, (x, y), select=select, tags=SYMMETRIC)

@@ -1,22 +1,16 @@
-"""Sharpness of the loss, full-batch, minibatch and preconditioned."""
+"""Sharpness of the loss, full-batch and minibatch."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
-import lineax as lx
 import optax
 from jaxtyping import Array, Float, Num, PyTree
 
 from jaxtheory._types import ApplyFn, Estimate, KeyArray, LossFn, Params
-from jaxtheory.batching import check_count, check_number, check_problem, num_shards
+from jaxtheory.batching import check_count, check_problem, num_shards
 from jaxtheory.curvature._operators import hessian
-from jaxtheory.linalg import (
-    check_vector,
-    dimension,
-    function_operator,
-    top_eigenpairs,
-)
+from jaxtheory.linalg import top_eigenpairs
 
 
 def sharpness(
@@ -174,106 +168,3 @@ def _batch_sharpness(apply_fn, loss_fn, params, x, y, key, n, batch_size, num_ba
     count = jnp.sum(used)
     error = jnp.std(ratios, ddof=1, where=used) / jnp.sqrt(count)
     return Estimate(jnp.mean(ratios, where=used), error, count)
-
-
-def preconditioned(
-    operator: lx.AbstractLinearOperator, diagonal: PyTree[Float[Array, "..."]]
-) -> lx.FunctionLinearOperator:
-    """Build ``P^-1/2 A P^-1/2`` for a symmetric operator and a diagonal ``P``.
-
-    Its largest eigenvalue is the sharpness that an optimizer with preconditioner ``P``
-    sees.
-
-    Args:
-        operator: Symmetric operator ``A`` on a pytree space.
-        diagonal: Positive diagonal of ``P``, a pytree like the operator's vectors.
-
-    Returns:
-        A symmetric operator on the same space.
-
-    Raises:
-        ValueError: `operator` is not square, or `diagonal` has another structure or
-            shape.
-
-    Example:
-        >>> import jax.numpy as jnp, lineax as lx
-        >>> A = lx.MatrixLinearOperator(jnp.diag(jnp.array([2.0, 9.0])))
-        >>> preconditioned(A, jnp.array([1.0, 9.0])).mv(jnp.ones(2)).tolist()
-        [2.0, 1.0]
-
-    References:
-        Cohen et al., Adaptive gradient methods at the edge of stability,
-        arXiv:2207.14484.
-    """
-    dimension(operator)
-    structure = operator.in_structure()
-    check_vector(diagonal, structure, "diagonal")
-    return function_operator(
-        _precondition, operator, diagonal, structure=structure, tags=lx.symmetric_tag
-    )
-
-
-def _precondition(operator, diagonal, vector):
-    scale = lambda v, d: v / jnp.sqrt(d)
-    return jax.tree.map(
-        scale, operator.mv(jax.tree.map(scale, vector, diagonal)), diagonal
-    )
-
-
-def adam_preconditioner(
-    opt_state: PyTree, *, b1: float, b2: float, eps: float
-) -> PyTree[Float[Array, "..."]]:
-    r"""Read the preconditioner of `optax.adam` or `optax.adamw` from its state.
-
-    .. math:: P = (1 - \beta_1^t) \left(\sqrt{\nu_t / (1 - \beta_2^t)} + \epsilon\right)
-
-    so that an Adam step is momentum descent with exponential averaging preconditioned
-    by ``P``. Before the first update (``t = 0``) nothing has been averaged, and the
-    result is NaN.
-
-    For `optax.adam` and `optax.adamw`, alone or in a chain, without ``nesterov`` and
-    ``eps_root``. The states of adamax, radam, nadam, lamb and yogi have the same type
-    and cannot be told apart: they are accepted, and the result is not their
-    preconditioner.
-
-    Args:
-        opt_state: State of `optax.adam` or `optax.adamw`; chains are searched.
-        b1: Decay of the first moment, as given to the optimizer (states do not hold
-            it).
-        b2: Decay of the second moment.
-        eps: The optimizer's epsilon.
-
-    Returns:
-        The positive diagonal of ``P``, a pytree like the parameters.
-
-    Raises:
-        ValueError: The state holds no `optax.ScaleByAdamState`, or more than one; a
-            decay is outside ``[0, 1)``, or `eps` negative.
-
-    Example:
-        >>> import jax.numpy as jnp, optax
-        >>> optimizer = optax.adam(0.1)
-        >>> state = optimizer.init(jnp.zeros(1))
-        >>> _, state = optimizer.update(jnp.array([3.0]), state)
-        >>> P = adam_preconditioner(state, b1=0.9, b2=0.999, eps=1e-8)
-        >>> [round(float(p), 4) for p in P]  # (1 - 0.9) * 3
-        [0.3]
-
-    References:
-        arXiv:2207.14484, section 3.
-    """
-    for name, decay in (("b1", b1), ("b2", b2)):
-        check_number(name, decay, lambda b: 0 <= b < 1, "in [0, 1)")
-    check_number("eps", eps, lambda e: e >= 0, "at least 0")
-    is_adam = lambda node: isinstance(node, optax.ScaleByAdamState)
-    nodes = jax.tree.leaves(opt_state, is_leaf=is_adam)
-    states = [node for node in nodes if is_adam(node)]
-    if len(states) != 1:
-        raise ValueError(
-            "`opt_state` must hold exactly one `optax.ScaleByAdamState`, but holds "
-            f"{len(states)}: {jax.tree.structure(opt_state)}. Pass the state of "
-            "`optax.adam` or `optax.adamw`."
-        )
-    t, nu = states[0].count, states[0].nu
-    scale, bias = 1 - b1**t, 1 - b2**t
-    return jax.tree.map(lambda v: scale * (jnp.sqrt(v / bias) + eps), nu)

@@ -47,7 +47,7 @@ def record(plan):
         )
         result = {"sharpness": top.values[0], "residual": top.residuals[0]}
         if config.optimizer == "adam":
-            diagonal = curvature.adam_preconditioner(state.opt_state, **ADAM)
+            diagonal = curvature.preconditioner(state.opt_state, **ADAM)
             scaled = curvature.preconditioned(operator, diagonal)
             top = linalg.top_eigenpairs(
                 scaled, key=batch_key, num_iterations=_ITERATIONS
