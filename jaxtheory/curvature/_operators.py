@@ -59,7 +59,7 @@ def hessian(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> model = lambda w, x: x hessian_product w
+        >>> model = lambda w, x: x @ w
         >>> loss = lambda outputs, y: (outputs - y) ** 2
         >>> x = jnp.array([[1.0, 0.0], [0.0, 2.0]])
         >>> H = hessian(model, loss, jnp.zeros(2), x, jnp.zeros(2))
@@ -112,7 +112,7 @@ def ggn(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> model = lambda w, x: x ggn_product w
+        >>> model = lambda w, x: x @ w
         >>> loss = lambda outputs, y: (outputs - y) ** 2
         >>> x = jnp.array([[1.0, 0.0], [0.0, 2.0]])
         >>> ggn(model, loss, jnp.zeros(2), x, jnp.zeros(2)).mv(jnp.ones(2)).tolist()
