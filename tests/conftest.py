@@ -1,10 +1,21 @@
 """Strict JAX everywhere, eight virtual devices, and switches that tests share."""
 
+import atexit
 import os
+import tempfile
 
 # Most of the time goes into compiling programs that run once. In the environment
 # rather than in the configuration, for the processes that tests start.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+# What one worker has compiled the others need not, nor the processes they start. The
+# folder is gone after the run: a later one starts from nothing again.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.TemporaryDirectory(prefix="jaxtheory-compiled-")
+    atexit.register(compiled.cleanup)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.02"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import jaxtyping
