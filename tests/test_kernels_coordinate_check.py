@@ -138,6 +138,8 @@ def test_bad_input():
         kernels.power_law(jnp.arange(3), jnp.ones(2))
     with pytest.raises(ValueError, match=r"`values` must hold at least three"):
         kernels.power_law(jnp.arange(1, 3), jnp.ones(2))
+    with pytest.raises(ValueError, match="`values` must be an array of real numbers"):
+        kernels.power_law(jnp.arange(1, 4), 1j * jnp.ones(3))
     with pytest.raises(ValueError, match=r"`widths` must hold at least two different"):
         check(ntk, widths=(8, 8))
     with pytest.raises(ValueError, match=r"`num_steps` must be an integer"):

@@ -90,6 +90,10 @@ def test_bad_input():
             kernels.diagonal_network_limit(x, y, scale=scale)
     with pytest.raises(ValueError, match=r"`x` must be \[n, d\] and `y` be \[n\]"):
         kernels.diagonal_network_limit(x, y[:, None], scale=1.0)
-    for wrong in (0 * y, np.nan * y):
-        with pytest.raises(ValueError, match="`x` and `y` must be finite and `y` not"):
+    for wrong, message in (
+        (0 * y, "`y` must not be all zero"),
+        (np.nan * y, "`y` must be finite"),
+        (1j * y, "`y` must be an array of real numbers, but has dtype complex128"),
+    ):
+        with pytest.raises(ValueError, match=message):
             kernels.diagonal_network_limit(x, wrong, scale=1.0)

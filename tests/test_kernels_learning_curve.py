@@ -235,7 +235,7 @@ SPECTRUM = {"eigenvalues": np.ones(3), "coefficients": np.ones(3), "num_examples
 WRONG_INPUTS = {
     "complex": (
         {"coefficients": 1j * np.ones(3)},
-        r"`coefficients` must hold real numbers, but has dtype complex128",
+        r"`coefficients` must be an array of real numbers, but has dtype complex128",
     ),
     "matrix": ({"eigenvalues": np.ones((2, 2))}, r"`eigenvalues` must be a vector"),
     "negative": ({"eigenvalues": -np.ones(3)}, r"`eigenvalues` must be at least 0"),

@@ -103,6 +103,26 @@ def test_overwrites_nothing(tmp_path):
         kernels.write_empirical_ntk(path, model, params, x, batch_size=0)
 
 
+def test_a_file_that_appears_meanwhile_is_left_alone(tmp_path, monkeypatch):
+    params, x = data(4)
+    path = tmp_path / "kernel.npy"
+    whole = _to_disk.empirical_ntk
+
+    def meddled(*args, **options):
+        if not isinstance(args[2], Tracer):  # not the look at shapes, before it begins
+            path.write_text("precious")
+        return whole(*args, **options)
+
+    monkeypatch.setattr(_to_disk, "empirical_ntk", meddled)
+    with pytest.raises(ValueError, match="appeared while the kernel was written"):
+        kernels.write_empirical_ntk(
+            path, model, params, x, batch_size=2, progress=False
+        )
+    assert path.read_text() == "precious"
+    kernel = np.load(path.with_name("kernel.npy.partial"))
+    assert np.allclose(kernel, whole(model, params, x), rtol=1e-5)
+
+
 def test_broken_partial_files_are_left_alone(tmp_path):
     params, x = data(4)
     path = tmp_path / "kernel.npy"

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxtheory._types import ApplyFn
 
@@ -51,6 +52,21 @@ def check_real(**arrays: Any) -> None:
             f"`{name}` must be an array of real numbers, but {was}. Convert it, for "
             "example with `jax.numpy.asarray`, or take its real part."
         )
+
+
+def host_array(name: str, value: Any) -> np.ndarray:
+    """The named argument in float64; raise if it is traced, complex or not finite."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
+        raise ValueError(
+            f"`{name}` must be a concrete array for a computation on the host, but is "
+            "traced by a JAX transformation (jit, grad or vmap). Call this outside it."
+        )
+    given = np.asarray(value)
+    check_real(**{name: given})
+    array = given.astype(np.float64)
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"`{name}` must be finite, but has entries that are not.")
+    return array
 
 
 def check_same_inputs(x1: Any, x2: Any) -> None:

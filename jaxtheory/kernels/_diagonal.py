@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Real
 
 from jaxtheory.batching import check_number
+from jaxtheory.kernels._checks import host_array
 
 _TOLERANCE = 1e-10
 
@@ -77,7 +78,7 @@ def diagonal_network_limit(
     """
     positive = lambda s: 0 < s < float("inf")
     check_number("scale", scale, positive, "positive and finite")
-    x, y = np.asarray(x, float), np.asarray(y, float)
+    x, y = host_array("x", x), host_array("y", y)
     scale = float(np.asarray(scale))
     _check(x, y)
     least_squares = np.linalg.lstsq(x, y, rcond=None)[0]
@@ -147,5 +148,5 @@ def _check(x: Any, y: Any) -> None:
             f"`x` must be [n, d] and `y` be [n], but have shapes {x.shape} and "
             f"{y.shape}."
         )
-    if not (np.all(np.isfinite(x)) and np.all(np.isfinite(y)) and np.any(y)):
-        raise ValueError("`x` and `y` must be finite and `y` not all zero.")
+    if not np.any(y):
+        raise ValueError("`y` must not be all zero: nothing is left to interpolate.")

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Real
 
 from jaxtheory.batching import check_number
-from jaxtheory.kernels._mercer import host_array
+from jaxtheory.kernels._checks import host_array
 
 # Enough for Newton's method in the logarithm, and then for bisection over 2^11 octaves.
 _MOST_ITERATIONS = 200

@@ -1,13 +1,13 @@
 """Eigenvalues of kernels as integral operators: from a sample, on cubes and circles."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import ArrayLike, Float
 from scipy.linalg import eigh
 from scipy.special import comb
+
+from jaxtheory.kernels._checks import host_array
 
 
 class MercerSpectrum(NamedTuple):
@@ -204,24 +204,6 @@ def circle_spectrum(kernel: Float[ArrayLike, " m"]) -> MercerSpectrum:
     j = np.arange(len(eigenvalues))
     multiplicities = np.where((j == 0) | (2 * j == m), 1.0, 2.0)
     return MercerSpectrum(_check_semidefinite(eigenvalues, values), multiplicities)
-
-
-def host_array(name: str, value: Any) -> np.ndarray:
-    """The named argument in float64; raise if it is traced or not finite."""
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
-        raise ValueError(
-            f"`{name}` must be a concrete array for a computation on the host, but is "
-            "traced by a JAX transformation (jit, grad or vmap). Call this outside it."
-        )
-    given = np.asarray(value)
-    if not np.can_cast(given.dtype, np.float64, "same_kind"):
-        raise ValueError(
-            f"`{name}` must hold real numbers, but has dtype {given.dtype}."
-        )
-    array = given.astype(np.float64)
-    if not np.all(np.isfinite(array)):
-        raise ValueError(f"`{name}` must be finite, but has entries that are not.")
-    return array
 
 
 def _check_profile(kernel):

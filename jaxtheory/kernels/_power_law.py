@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import ArrayLike, Float, Real
 
 from jaxtheory._types import Estimate
+from jaxtheory.kernels._checks import check_real
 
 
 def power_law(
@@ -25,7 +26,8 @@ def power_law(
         undefined, if a size or value is not positive and finite.
 
     Raises:
-        ValueError: Fewer than two sizes, fewer than three values, or other shapes.
+        ValueError: Fewer than two sizes, fewer than three values, other shapes, or
+            complex numbers.
 
     Example:
         >>> import jax.numpy as jnp
@@ -33,7 +35,9 @@ def power_law(
         >>> round(float(fit.value), 4), fit.num_samples
         (-1.0, 3)
     """
-    sizes, values = jnp.asarray(sizes, float), jnp.asarray(values, float)
+    sizes, values = jnp.asarray(sizes), jnp.asarray(values)
+    check_real(sizes=sizes, values=values)
+    sizes, values = sizes.astype(float), values.astype(float)
     if sizes.ndim != 1 or values.shape[:1] != sizes.shape or len(sizes) < 2:
         raise ValueError(
             "`sizes` must be a vector of at least two sizes and `values` have a row "

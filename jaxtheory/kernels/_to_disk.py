@@ -268,6 +268,12 @@ class _File:
         """Give the file its name; it as a read-only memory map."""
         self.array.flush()
         del self.array
+        if self.path.exists():
+            raise ValueError(
+                f"`path` must be a new file, but {str(self.path)!r} appeared while the "
+                f"kernel was written. It is whole in {str(self.partial)!r}: move one "
+                "of them, and call this again or read it with `numpy.load`."
+            )
         self.partial.replace(self.path)
         self.ledger.unlink()
         return np.load(self.path, mmap_mode="r")
