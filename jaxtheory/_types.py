@@ -10,7 +10,7 @@ Axis letters mean the same everywhere: ``n`` examples, ``k`` outputs or classes,
 - **objective** (`Objective`): ``objective(params, model_state, batch, key) ->
   (scalar, model_state)``, what training differentiates.
 - **measurement** (`Measurement`): ``measure(state: TrainState) -> pytree of arrays``,
-  pure and jittable.
+  pure and jittable; one that remembers is a `StatefulMeasurement`.
 """
 
 from collections.abc import Callable
@@ -62,6 +62,25 @@ class TrainState(NamedTuple):
 Measurement: TypeAlias = Callable[[TrainState], Any]
 
 
+class StatefulMeasurement(NamedTuple):
+    """A measurement that remembers something from one record to the next.
+
+    An eigenvector, for example, from which the next search starts. Both functions are
+    pure and jittable.
+
+    Attributes:
+        init: ``init(state: TrainState) -> memory``, a pytree of arrays (no random
+            keys): what is remembered before the first record. `state` is the one that
+            training starts from.
+        measure: ``measure(state, memory) -> (value, memory)``: a pytree of arrays that
+            is recorded, and a memory of the same structure, shapes and dtypes for the
+            next record.
+    """
+
+    init: Callable[[TrainState], Any]
+    measure: Callable[[TrainState, Any], tuple[Any, Any]]
+
+
 class History(NamedTuple):
     """What training returns and a store holds on disk.
 
@@ -78,6 +97,8 @@ class History(NamedTuple):
             the update made at that step) are always there.
         diverged_at: The first step whose loss or length was not finite, or None. Its
             row is the last one of `trace`.
+        memory: What each stateful measurement remembered after the last record, by
+            name; None when read from a store without the run's functions.
     """
 
     state: TrainState
@@ -85,6 +106,7 @@ class History(NamedTuple):
     records: dict[str, Any]
     trace: dict[str, Any]
     diverged_at: int | None
+    memory: Any = None
 
 
 class Bound(NamedTuple):

@@ -1,6 +1,7 @@
 """Training dynamics: train and record, store, noise, dimension of the path."""
 
 from jaxtheory._types import History as History
+from jaxtheory._types import StatefulMeasurement as StatefulMeasurement
 from jaxtheory._types import TrainState as TrainState
 from jaxtheory.dynamics._noise import noise_scale as noise_scale
 from jaxtheory.dynamics._noise import two_batch_noise_scale as two_batch_noise_scale

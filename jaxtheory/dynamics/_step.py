@@ -1,4 +1,4 @@
-"""The compiled programs of training: a chunk of steps, and a record between chunks."""
+"""The compiled program of training: a chunk of steps."""
 
 import functools
 import inspect
@@ -6,11 +6,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import PyTree
 
 from jaxtheory._types import Measurement, Objective, TrainState
+from jaxtheory.dynamics._measure import describe, evaluate
 
 # Streams of the one key of a run.
 _SHUFFLE, _NOISE = 0, 1
@@ -46,23 +45,13 @@ def run_chunk(recipe, state, order, data, key):
         row = {
             "loss": loss,
             "step_length": _distance(after.params, state.params),
-            **_measurements("trace", recipe.trace, whole),
+            **evaluate("trace", recipe.trace, whole),
         }
         return (after, order), row
 
     carry = (state._replace(initial_params=()), order)
     (state, order), rows = jax.lax.scan(step, carry, length=recipe.num_steps)
     return state, order, rows
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def measure(record, state):
-    """All measurements of one record.
-
-    Apart from the chunk, so that each is compiled once (the first record has no chunk
-    before it) and training is the same program whatever is recorded.
-    """
-    return _measurements("record", record, state)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -155,7 +144,7 @@ def _checked(objective, params, model_state, batch, key):
             "`objective` must return a floating-point scalar to be differentiated, but "
             f"its dtype is {jnp.result_type(loss)}."
         )
-    expected, actual = _describe(model_state), _describe(new_model_state)
+    expected, actual = describe(model_state), describe(new_model_state)
     if expected != actual:
         raise ValueError(
             "`objective` must return a model state like the one it got, "
@@ -163,14 +152,6 @@ def _checked(objective, params, model_state, batch, key):
             "`init(..., model_state=)`."
         )
     return loss, new_model_state
-
-
-def _describe(tree):
-    """Structure, and type and shape of each leaf."""
-    leaves = [
-        f"{jnp.result_type(a)}{list(jnp.shape(a))}" for a in jax.tree.leaves(tree)
-    ]
-    return f"{jax.tree.structure(tree)} with {leaves}"
 
 
 def _distance(params, others):
@@ -188,33 +169,3 @@ def _widened(array):
     # measure a step that rounding undoes.
     info = jnp.finfo(array.dtype)
     return jax.lax.reduce_precision(array.astype(wide), info.nexp, info.nmant)
-
-
-def _measurements(argument, functions, state):
-    """Evaluate named measurements."""
-    return {
-        name: _arrays(f"{argument}[{name!r}]", function(state))
-        for name, function in functions
-    }
-
-
-def _arrays(name: str, value: PyTree) -> PyTree:
-    """What a measurement returned as arrays, or an error that names what is not."""
-    leaves = jax.tree_util.tree_leaves_with_path(value)
-    if not leaves:
-        raise ValueError(
-            f"`{name}` must return at least one array, but returned {value!r}."
-        )
-    for path, leaf in leaves:
-        full = f"`{name}{jax.tree_util.keystr(path)}`"
-        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int):
-            raise ValueError(
-                f"{full} must be an array, but the measurement returned a "
-                f"{type(leaf).__name__}. Return a pytree of arrays."
-            )
-        if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
-            raise ValueError(
-                f"{full} must be an array of numbers, but is a random key. Return "
-                "`jax.random.key_data(key)`."
-            )
-    return jax.tree.map(jnp.asarray, value)

@@ -3,8 +3,9 @@
 - ``run.json``: what run this is: settings, names, and a hash of each of its inputs.
 - ``chunk-%010d.safetensors``: the record at that step and the trace of the steps that
   led to it.
-- ``state.safetensors``: the latest state, written after its chunk. A chunk beyond the
-  state's step was in flight; it is ignored and overwritten.
+- ``state.safetensors``: the latest state, and under ``memory/`` what its measurements
+  remember; written after its chunk. A chunk beyond the state's step was in flight; it
+  is ignored and overwritten.
 - ``diverged.safetensors``: the trace from the state's step to the step whose loss or
   update was not finite; its presence says that the run is over.
 
@@ -26,7 +27,7 @@ from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from jaxtheory._types import History
+from jaxtheory._types import History, TrainState
 
 _SCHEMA = 1
 _RUN = "run.json"
@@ -46,12 +47,26 @@ class Chunk(NamedTuple):
             have None.
         records: The record at its end; None if it diverged.
         trace: The trace of its steps; None for the record that a run begins with.
+        memory: What the stateful measurements remember after the last record, by name;
+            as `state`, None in older chunks.
     """
 
     step: int
     state: Any
     records: PyTree
     trace: PyTree
+    memory: Any
+
+
+class _Latest(NamedTuple):
+    """What the file of the latest state holds: a `TrainState` and the memories."""
+
+    step: Any
+    params: PyTree
+    opt_state: PyTree
+    model_state: PyTree
+    initial_params: PyTree
+    memory: PyTree
 
 
 def begin(
@@ -115,7 +130,7 @@ def write(store: str | os.PathLike, chunk: Chunk) -> None:
     _save(folder / _chunk_name(chunk.step), content, chunk.step)
     # The caller brings the initial parameters along, and their hash is in `run.json`.
     state = chunk.state._replace(initial_params=())
-    _save(folder / _STATE, state, chunk.step)
+    _save(folder / _STATE, _Latest(**state._asdict(), memory=chunk.memory), chunk.step)
 
 
 def load(store: str | os.PathLike) -> History:
@@ -193,15 +208,15 @@ def _read_run(folder, settings, shapes):
     """All chunks up to the latest state, checked against the shapes expected."""
     if not _has_begun(folder, settings["first_step"]):
         return []
-    state = _read_state(folder / _STATE, shapes.state)
+    state, memory = _read_state(folder / _STATE, shapes)
     first_step, every = settings["first_step"], settings["record_every"]
     chunks = []
     for step in range(first_step, int(state.step) + 1, every):
         path = folder / _chunk_name(step)
         trace = None if step == first_step else shapes.trace
         content = _restore(path, {"records": shapes.records, "trace": trace}, step)
-        chunks.append(Chunk(step, None, content["records"], content["trace"]))
-    chunks[-1] = chunks[-1]._replace(state=state)
+        chunks.append(Chunk(step, None, content["records"], content["trace"], None))
+    chunks[-1] = chunks[-1]._replace(state=state, memory=memory)
     if (folder / _DIVERGED).exists():
         tensors = _read(folder / _DIVERGED)
         num_rows = len(_get(tensors, "trace/loss", folder / _DIVERGED))
@@ -210,27 +225,41 @@ def _read_run(folder, settings, shapes):
             shapes.trace,
         )
         trace = _restore(folder / _DIVERGED, {"trace": rows})["trace"]
-        chunks.append(Chunk(int(state.step) + num_rows - 1, state, None, trace))
+        last = int(state.step) + num_rows - 1
+        chunks.append(Chunk(last, state, None, trace, memory))
     return chunks
 
 
-def _read_state(path, like):
-    """The state in a file, each array where its counterpart in `like` is."""
+def _read_state(path, shapes):
+    """State and memories in a file, each array where its counterpart would be.
+
+    Of the memories there are only shapes: they belong where the state's step is.
+    """
+    # What is bound to no device stays so, and mixes with data on any mesh.
+    put = lambda array, like: jax.device_put(
+        array, like.sharding if like.committed else None
+    )
 
     def place(array, like):
         if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
             array = jax.random.wrap_key_data(array, impl=jax.random.key_impl(like))
-        # What is bound to no device stays so, and mixes with data on any mesh.
-        return jax.device_put(array, like.sharding if like.committed else None)
+        return put(array, like)
 
+    like = shapes.state
     template = like._replace(initial_params=())
-    state = jax.tree.map(place, _restore(path, template), template)
-    return state._replace(initial_params=like.initial_params)
+    *held, memory = _restore(path, _Latest(**template._asdict(), memory=shapes.memory))
+    memory = jax.tree.map(lambda array: put(array, like.step), memory)
+    state = jax.tree.map(place, TrainState(*held), template)
+    return state._replace(initial_params=like.initial_params), memory
 
 
 def _identity(settings, inputs, shapes):
     """What `run.json` says."""
-    recorded = {"records": shapes.records, "trace": shapes.trace}
+    recorded = {
+        "records": shapes.records,
+        "trace": shapes.trace,
+        "memory": shapes.memory,
+    }
     return {
         "schema": _SCHEMA,
         "settings": dict(settings),
@@ -271,7 +300,8 @@ def _check_same(folder, there, here):
 
 def _check_storable(shapes: Chunk) -> None:
     """Raise unless every array has a name of its own and a type that files can hold."""
-    for tree in (shapes.records, shapes.trace, shapes.state):
+    latest = _Latest(**shapes.state._asdict(), memory=shapes.memory)
+    for tree in (shapes.records, shapes.trace, latest):
         flat = _flatten(tree)
         above = {name[:i] for name in flat for i, c in enumerate(name) if c == "/"}
         if len(flat) != len(jax.tree.leaves(tree)) or above & flat.keys():

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jaxtheory._types import (
     Measurement,
     Objective,
     Params,
+    StatefulMeasurement,
     TrainState,
 )
 from jaxtheory.batching import (
@@ -27,9 +28,9 @@ from jaxtheory.batching import (
     check_params,
     num_shards,
 )
-from jaxtheory.dynamics import _store
+from jaxtheory.dynamics import _measure, _store
 from jaxtheory.dynamics._progress import ticking
-from jaxtheory.dynamics._step import Recipe, first_order, measure, run_chunk
+from jaxtheory.dynamics._step import Recipe, first_order, run_chunk
 from jaxtheory.dynamics._store import Chunk
 
 _ALWAYS_TRACED = ("loss", "step_length")
@@ -76,7 +77,7 @@ def train(
     num_steps: int,
     key: KeyArray,
     batch_size: int | None = None,
-    record: Mapping[str, Measurement] | None = None,
+    record: Mapping[str, Measurement | StatefulMeasurement] | None = None,
     trace: Mapping[str, Measurement] | None = None,
     record_every: int | None = None,
     store: str | os.PathLike | None = None,
@@ -103,6 +104,12 @@ def train(
     records are those of the last multiple of `record_every` before it. (Non-finite
     already at the first step: one record, one row.)
 
+    **Memory of measurements.** A `StatefulMeasurement` begins with ``init(state)`` of
+    the state given, also where that comes from an earlier history: its memory is no
+    part of the state. To go on with the old one, pass
+    ``measurement._replace(init=lambda state: history.memory[name])``. A resumed run
+    goes on with the memory in its `store`.
+
     **Interruption.** Ctrl-C returns what has been recorded until then
     (``history.steps[-1]`` tells how far), and says so.
 
@@ -128,7 +135,8 @@ def train(
         key: A typed key (``jax.random.key``).
         batch_size: Examples per step; None takes all.
         record: Measurements ``measure(state) -> pytree of arrays`` taken at steps
-            ``0, record_every, ..., num_steps`` (from the state's step).
+            ``0, record_every, ..., num_steps`` (from the state's step). A
+            `StatefulMeasurement` gets what it remembered at the record before.
         trace: Measurements taken at *every* step inside the compiled loop, of the
             state before the update. ``"loss"`` (the objective at that state on the
             step's batch) and ``"step_length"`` (Euclidean norm of the change of the
@@ -149,8 +157,8 @@ def train(
             another run, more steps than `num_steps`, or a damaged file.
 
     Memory:
-        Up to four states (of the last chunk, this one and the next, and inside it) and
-        two records on the device, however many steps there are.
+        Up to four states (of the last chunk, this one and the next, and inside it),
+        two records and three memories on the device, however many steps there are.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -179,7 +187,7 @@ def train(
     """
     record = _check_measurements("record", record)
     trace = _check_measurements("trace", trace)
-    _check_names(trace)
+    _check_trace(trace)
     check_key(key)
     num_examples = _check_data(data, batch_size)
     every = _check_steps(num_steps, record_every)
@@ -211,7 +219,7 @@ class _Run(NamedTuple):
     """A whole run but its state: how to train, what to measure, how far to go."""
 
     recipe: Recipe
-    record: tuple[tuple[str, Measurement], ...]
+    record: tuple[tuple[str, Measurement | StatefulMeasurement], ...]
     data: PyTree
     key: KeyArray
     last_step: int
@@ -222,9 +230,13 @@ class _Run(NamedTuple):
         _, _, trace = run_chunk.eval_shape(
             self.recipe, state, order, self.data, self.key
         )
-        return Chunk(0, state, measure.eval_shape(self.record, state), trace)
+        memory = _measure.begin.eval_shape(self.record, state)
+        records, memory = _measure.measure.eval_shape(self.record, state, memory)
+        return Chunk(0, state, records, trace, memory)
 
-    def chunks(self, state: TrainState, *, fresh: bool) -> Iterator[Chunk]:
+    def chunks(
+        self, state: TrainState, memory: PyTree, *, fresh: bool
+    ) -> Iterator[Chunk]:
         """Train from `state` on and yield chunk after chunk.
 
         A fresh run begins with the record of the state that it starts from. A chunk
@@ -232,34 +244,42 @@ class _Run(NamedTuple):
         """
         start, every = int(state.step), self.recipe.num_steps
         if fresh:
-            yield Chunk(start, state, jax.device_get(measure(self.record, state)), None)
+            records, memory = _measure.measure(self.record, state, self._begin(state))
+            yield Chunk(start, state, jax.device_get(records), None, memory)
         order = first_order(self.recipe, self.data, state.step, self.key)
-        ahead = self._launch(state, order)
+        ahead = self._launch(state, order, memory)
         for end in range(start + every, self.last_step + 1, every):
-            after, order, *recorded = ahead
+            after, order, remembered, *recorded = ahead
             # The device works on the next chunk while the host deals with this one.
             if end < self.last_step:
-                ahead = self._launch(after, order)
+                ahead = self._launch(after, order, remembered)
             trace, records = jax.device_get(recorded)
             num_good = _count_good(trace)
             if num_good < every:
                 trace = jax.tree.map(lambda a, last=num_good: a[: last + 1], trace)
-                yield Chunk(end - every + num_good, state, None, trace)
+                yield Chunk(end - every + num_good, state, None, trace, memory)
                 return
-            state = after
-            yield Chunk(end, state, records, trace)
+            state, memory = after, remembered
+            yield Chunk(end, state, records, trace, memory)
 
-    def _launch(self, state, order):
+    def _begin(self, state):
+        """The memories before the first record; without any, no program to compile."""
+        remember = any(isinstance(m, StatefulMeasurement) for _, m in self.record)
+        return _measure.begin(self.record, state) if remember else {}
+
+    def _launch(self, state, order, memory):
         """Start a chunk and the measurements at its end; returns at once."""
         after, order, trace = run_chunk(self.recipe, state, order, self.data, self.key)
         after = after._replace(initial_params=state.initial_params)
-        return after, order, trace, measure(self.record, after)
+        records, memory = _measure.measure(self.record, after, memory)
+        return after, order, memory, trace, records
 
 
 def _follow(run, state, chunks, store, progress):
     """Train to the end, adding every chunk to `chunks` and to the store."""
+    memory = None
     if chunks:
-        state = chunks[-1].state
+        state, memory = chunks[-1].state, chunks[-1].memory
         _check_ahead(run, int(state.step), store)
         if chunks[-1].records is None or int(state.step) == run.last_step:
             return
@@ -268,12 +288,12 @@ def _follow(run, state, chunks, store, progress):
     )
     try:
         with ticking(bar):
-            for chunk in run.chunks(state, fresh=not chunks):
+            for chunk in run.chunks(state, memory, fresh=not chunks):
                 if store is not None:
                     _store.write(store, chunk)
                 chunks.append(chunk)
                 if len(chunks) > 1:
-                    chunks[-2] = chunks[-2]._replace(state=None)
+                    chunks[-2] = chunks[-2]._replace(state=None, memory=None)
                     loss = chunk.trace["loss"][-1]
                     bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
                     bar.update(chunk.step - bar.n)
@@ -305,6 +325,7 @@ def _history(chunks, shapes):
         ),
         trace=jax.tree.map(lambda *leaves: np.concatenate(leaves), none, *traces),
         diverged_at=None if chunks[-1].records is not None else chunks[-1].step,
+        memory=chunks[-1].memory,
     )
 
 
@@ -327,8 +348,8 @@ def _beside(data: PyTree, state: TrainState) -> TrainState:
 
 
 def _check_measurements(
-    argument: str, functions: Mapping[str, Measurement] | None
-) -> dict[str, Measurement]:
+    argument: str, functions: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """The measurements by name; raise unless each has a name and can be called."""
     if not isinstance(functions, Mapping | None):
         raise ValueError(
@@ -336,7 +357,8 @@ def _check_measurements(
             f'{type(functions).__name__}. Pass `{{"name": measure}}`.'
         )
     for name, function in (functions or {}).items():
-        if not isinstance(name, str) or not callable(function):
+        measures = callable(function) or isinstance(function, StatefulMeasurement)
+        if not isinstance(name, str) or not measures:
             raise ValueError(
                 f"`{argument}[{name!r}]` must be a function under a name that is a "
                 f"string, but is a {type(function).__name__} under a "
@@ -345,7 +367,14 @@ def _check_measurements(
     return dict(functions or {})
 
 
-def _check_names(trace: Mapping[str, Measurement]) -> None:
+def _check_trace(trace: Mapping[str, Any]) -> None:
+    for name, function in trace.items():
+        if isinstance(function, StatefulMeasurement):
+            raise ValueError(
+                f"`trace[{name!r}]` must be a function of the state alone, but is a "
+                "`StatefulMeasurement`: nothing is remembered from step to step. Pass "
+                "it to `record`, with `record_every=1` if need be."
+            )
     for name in _ALWAYS_TRACED:
         if name in trace:
             raise ValueError(
