@@ -240,30 +240,31 @@ class _Scores:
     one: Callable[..., Array]
     num_samples: int
 
-    def __call__(self, outputs, keys):
-        draw = lambda key, output: self.one(key, output, self.num_samples)
-        return jax.vmap(draw)(keys, outputs)
+    def __call__(self, outputs, indices):
+        def draw(key, index, output):
+            # By example: chunks and shards of any size draw the same targets.
+            return self.one(jax.random.fold_in(key, index), output, self.num_samples)
+
+        return lambda key: jax.vmap(draw, (None, 0, 0))(key, indices, outputs)
 
 
 @dataclass(frozen=True)
 class _Sampled:
-    """The product of the sampled Fisher: a key for each example, then the mean."""
+    """The product of the sampled Fisher, which numbers the examples."""
 
     mean: MeanProduct
 
     def __call__(self, params, x, key, vector):
-        n = jax.tree.leaves(x)[0].shape[0]
-        # By example, so that chunks and shards of any size draw the same targets.
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
-        return self.mean(params, (x, keys), vector)
+        indices = jnp.arange(jax.tree.leaves(x)[0].shape[0])
+        return self.mean(params, (x, indices), key, vector)
 
 
-def _score_product(model, scores, params, vector, weights):
+def _score_product(model, scores, params, vector, weights, key):
     """``sum_i w_i J_i^T (mean_s u_is u_is^T) J_i v``."""
     outputs, push = jax.linearize(model, params)
     pull = jax.linear_transpose(push, params)
     n, k = outputs.shape[0], outputs[0].size
-    drawn = jnp.reshape(scores(outputs), (n, -1, k))
+    drawn = jnp.reshape(scores(outputs)(key), (n, -1, k))
     pushed = jnp.reshape(push(vector), (n, k))
     slopes = jnp.einsum("nsk,nk->ns", drawn, pushed, precision="highest")
     slopes = slopes * (weights.astype(slopes.dtype) / drawn.shape[1])[:, None]
