@@ -1,8 +1,12 @@
 """Pictures of results: each function draws into axes and returns them."""
 
 from jaxtheory.plot._comparison import comparison as comparison
+from jaxtheory.plot._curvature import sharpness as sharpness
+from jaxtheory.plot._curvature import spectral_density as spectral_density
 from jaxtheory.plot._kernel import kernel_evolution as kernel_evolution
 from jaxtheory.plot._kernel import kernel_spectrum as kernel_spectrum
+from jaxtheory.plot._landscape import slice_1d as slice_1d
+from jaxtheory.plot._landscape import slice_2d as slice_2d
 from jaxtheory.plot._learning_curves import learning_curves as learning_curves
 from jaxtheory.plot._style import ACCENT as ACCENT
 from jaxtheory.plot._style import KERNEL as KERNEL
