@@ -28,6 +28,7 @@ from experiments.benchmarks import kernels_report, kernels_wide
 from experiments.benchmarks.kernels_cases import NAMES
 from experiments.benchmarks.kernels_peers import LimitError, Limits, Peer
 from experiments.benchmarks.kernels_report import Measurement
+from experiments.benchmarks.turns import Rounds, request_for, take_turns
 from experiments.folder import write_folder
 
 IMPLEMENTATIONS = {
@@ -91,7 +92,7 @@ def first_calls(
     for environment, peer in peers.items():
         for name in IMPLEMENTATIONS[environment]:
             file = folder / "kernel.npy"
-            request = _request("first", case, name, small=cfg.quick, file=str(file))
+            request = request_for("first", case, name, small=cfg.quick, file=str(file))
             measured = Measurement(case, environment, name)
             try:
                 reply = peer.ask(request, limits)
@@ -117,32 +118,17 @@ def first_calls(
     return found
 
 
-def _request(do, case, implementation, **more):
-    return {"do": do, "case": case, "implementation": implementation, **more}
-
-
 def measure(cfg: Config, case: str, peers: dict[str, Peer]) -> list[Measurement]:
     """Time all implementations of a case, in turns."""
     with tempfile.TemporaryDirectory() as folder:
         found = first_calls(cfg, case, peers, Path(folder))
         _build_again(cfg, found, peers, Path(folder))
-    rng = np.random.default_rng(cfg.seed)
     limits = Limits(600.0, 2 * cfg.limit_gigabytes)
-    for number in range(1 if cfg.quick else cfg.rounds):
-        for i in rng.permutation(len(found)):
-            m = found[i]
-            slow = number > 0 and min(m.seconds, default=0.0) > cfg.slow_seconds
-            if m.skipped or (slow and number >= cfg.slow_rounds):
-                continue
-            request = _request(
-                "time", case, m.implementation,
-                repetitions=cfg.repetitions, seconds=cfg.turn_seconds,
-            )  # fmt: skip
-            reply = peers[m.environment].ask(request, limits)
-            found[i] = m._replace(
-                seconds=(*m.seconds, float(np.median(reply["seconds"]))),
-                cpu_seconds=(*m.cpu_seconds, float(np.median(reply["cpu_seconds"]))),
-            )
+    rounds = Rounds(
+        1 if cfg.quick else cfg.rounds, cfg.slow_rounds, cfg.slow_seconds,
+        cfg.repetitions, cfg.turn_seconds, cfg.seed,
+    )  # fmt: skip
+    found = take_turns(found, peers, rounds, limits)
     for peer in peers.values():
         peer.ask({"do": "forget"}, limits)
     return found
@@ -155,7 +141,7 @@ def _build_again(cfg, found, peers, folder):
         last = max((i for i, m in enumerate(mine) if m.skipped), default=0)
         for m in mine[:last]:
             if not m.skipped:
-                request = _request(
+                request = request_for(
                     "first", m.case, m.implementation,
                     small=cfg.quick, file=str(folder / "kernel.npy"),
                 )  # fmt: skip
