@@ -118,7 +118,10 @@ def test_one_trace_for_new_operators_of_the_same_kind():
 
     def measure(seed):
         operator = linalg.function_operator(
-            product, symmetric(seed, 12), structure=jnp.zeros(12)
+            product,
+            symmetric(seed, 12),
+            structure=jnp.zeros(12),
+            tags=lx.symmetric_tag,
         )
         linalg.top_eigenpairs(operator, num=2, key=jax.random.key(seed))
         linalg.trace(operator, key=jax.random.key(seed), num_samples=4)
@@ -139,7 +142,9 @@ def test_inside_jit_vmap_and_for_a_closure():
     np.testing.assert_allclose(jax.vmap(top)(stack), exact, rtol=1e-5)
     np.testing.assert_allclose(jax.jit(top)(stack[0]), exact[0], rtol=1e-5)
     closure = lx.FunctionLinearOperator(
-        lambda v: stack[0] @ v, jax.ShapeDtypeStruct((9,), jnp.float32)
+        lambda v: stack[0] @ v,
+        jax.ShapeDtypeStruct((9,), jnp.float32),
+        lx.symmetric_tag,
     )
     value = linalg.top_eigenpairs(closure, key=new_key()).values[0]
     np.testing.assert_allclose(value, exact[0], rtol=1e-5)
@@ -190,7 +195,10 @@ def test_half_precision_operators():
 def test_numpy_arrays_in_an_operator():
     matrix = np.diag(np.float32([3.0, -5.0, 1.0]))
     operator = linalg.function_operator(
-        jnp.matmul, matrix, structure=np.zeros(3, np.float32)
+        jnp.matmul,
+        matrix,
+        structure=np.zeros(3, np.float32),
+        tags=lx.symmetric_tag,
     )
     value = linalg.top_eigenpairs(operator, key=new_key()).values[0]
     np.testing.assert_allclose(value, 3, rtol=1e-5)

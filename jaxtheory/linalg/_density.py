@@ -1,21 +1,22 @@
-"""Spectral density and traces of functions by stochastic Lanczos quadrature."""
+"""Spectral density by stochastic Lanczos quadrature."""
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import lineax as lx
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, Real
 
 from jaxtheory._types import Estimate, KeyArray
-from jaxtheory.batching import check_count, check_number
+from jaxtheory.batching import check_count, check_key, check_number
+from jaxtheory.linalg._checks import check_reorthogonalise, check_symmetric
 from jaxtheory.linalg._flat import flatten_operator
-from jaxtheory.linalg._lanczos import lanczos
+from jaxtheory.linalg._lanczos import dense, lanczos
 from jaxtheory.linalg._operator import dimension, join_operator, split_operator
+from jaxtheory.linalg._probes import estimate, signs
+from jaxtheory.linalg._watch import leaf_of
 
 
 class SpectralDensity(NamedTuple):
@@ -25,11 +26,19 @@ class SpectralDensity(NamedTuple):
         nodes: Ritz values of each probe, ascending, ``[s, m]``.
         weights: Their shares of the spectrum, not negative; each row sums to 1.
         dimension: Number ``p`` of eigenvalues, which the shares are shares of.
+        asymmetry: For each probe, what `Eigenpairs.asymmetry` says, ``[s]``: rounding
+            where the operator is symmetric.
+        nonfinite_step: For each probe, the first iteration whose product was not
+            finite, -1 if none, ``[s]``.
+        nonfinite_leaf: Which leaf of that product it was, see `Eigenpairs`, ``[s]``.
     """
 
     nodes: Float[Array, "s m"]
     weights: Float[Array, "s m"]
     dimension: Int[Array, ""] | int
+    asymmetry: Float[Array, " s"]
+    nonfinite_step: Int[Array, " s"]
+    nonfinite_leaf: Int[Array, " s"]
 
     def density(
         self, grid: Float[Array, " g"], *, width: Real[ArrayLike, ""]
@@ -48,19 +57,71 @@ class SpectralDensity(NamedTuple):
         Raises:
             ValueError: `width` is not a positive number, or `grid` no vector.
         """
-        check_number("width", width, lambda w: 0 < w < jnp.inf, "a positive number")
-        if len(jnp.shape(grid)) != 1:
+        return _smooth(self.nodes, self.weights, grid, width)
+
+    def log_density(
+        self,
+        grid: Float[Array, " g"],
+        *,
+        width: Real[ArrayLike, ""],
+        sign: Literal["both", "positive", "negative"] = "both",
+    ) -> Estimate:
+        """Evaluate the density of ``log10 |eigenvalue|``, smoothed by a Gaussian.
+
+        For spectra with heavy tails, which a density on a linear axis shows as one peak
+        at zero. The two signs add up to both. Eigenvalues that are exactly zero are
+        nowhere on this axis; those that are zero but for rounding lie below about
+        ``log10(eps max |eigenvalue|)``, where the places mean nothing.
+
+        Args:
+            grid: Where to evaluate it, ``[g]``: decimal logarithms of sizes of
+                eigenvalues.
+            width: Standard deviation of the Gaussian, in decades.
+            sign: Which eigenvalues to show.
+
+        Returns:
+            The density per decade at each point of the grid, averaged over probes, with
+            its standard error; both ``[g]``. It integrates to the share of eigenvalues
+            of that sign, zeros left out.
+
+        Raises:
+            ValueError: `width` is not a positive number, `grid` no vector, or `sign`
+                another word.
+        """
+        if sign not in ("both", "positive", "negative"):
             raise ValueError(
-                f"`grid` must be a vector [g], but has shape {jnp.shape(grid)}."
+                f"`sign` must be 'both', 'positive' or 'negative', but was {sign!r}."
             )
-        grid = jnp.asarray(grid, self.nodes.dtype)
+        sides = {"positive": self.nodes > 0, "negative": self.nodes < 0}
+        shown = sides.get(sign, self.nodes != 0)
+        sizes = jnp.log10(jnp.where(shown, jnp.abs(self.nodes), 1))
+        # Not a number is not zero: it stays, and shows.
+        weights = jnp.where(shown | jnp.isnan(self.nodes), self.weights, 0)
+        return _smooth(sizes, weights, grid, width)
 
-        def smooth(nodes, weights):
-            distances = (grid[:, None] - nodes[None, :]) / width
-            peaks = jnp.exp(-(distances**2) / 2) / (width * jnp.sqrt(2 * jnp.pi))
-            return jnp.matmul(peaks, weights, precision="highest")
+    def moments(self, num: int) -> Estimate:
+        """Estimate the first moments of the spectrum, means of powers of eigenvalues.
 
-        return _estimate(jax.vmap(smooth)(self.nodes, self.weights).T)
+        Args:
+            num: How many, at most ``2 m - 1``: up to there the quadrature of a probe is
+                exact, and the only error is that of the average over probes.
+
+        Returns:
+            ``(1/p) sum_i lambda_i^k`` for ``k = 1 ... num``, averaged over probes, with
+            its standard error; both ``[num]``.
+
+        Raises:
+            ValueError: `num` is no integer from 1 to ``2 m - 1``.
+        """
+        num, most = check_count(num=num), 2 * self.nodes.shape[1] - 1
+        if num > most:
+            raise ValueError(
+                f"`num` must be at most {most}, twice the iterations less one, but was "
+                f"{num}. Raise `num_iterations`."
+            )
+        powers = jnp.arange(1, num + 1)[:, None, None]
+        means = self.weights[None] * self.nodes[None] ** powers
+        return estimate(jnp.sum(means, axis=-1))
 
     def trace_of(self, function: Callable[[Array], Array]) -> Estimate:
         """Estimate the trace of a function of the operator, ``sum_i f(lambda_i)``.
@@ -75,7 +136,7 @@ class SpectralDensity(NamedTuple):
         """
         values = function(self.nodes)
         means = jnp.einsum("...sm,sm->...s", values, self.weights, precision="highest")
-        return _estimate(self.dimension * means)
+        return estimate(self.dimension * means)
 
 
 def spectral_density(
@@ -84,6 +145,7 @@ def spectral_density(
     key: KeyArray,
     num_probes: int = 16,
     num_iterations: int | None = None,
+    reorthogonalise: Literal["full", "none"] = "full",
 ) -> SpectralDensity:
     r"""Estimate the density of eigenvalues of a symmetric operator.
 
@@ -100,24 +162,33 @@ def spectral_density(
     nothing of what ``m`` iterations cannot resolve: raise `num_iterations` until
     nothing moves by more than them.
 
+    With the same key, `trace` sees the same probes: ``.trace_of(lambda x: x)`` equals
+    it to rounding, whatever ``m``.
+
     Args:
         operator: Symmetric lineax operator on any pytree.
         key: Probes and restarts.
         num_probes: Number ``s >= 2`` of probes, one after the other.
         num_iterations: Number ``m`` of Lanczos iterations for each, one product each;
             by default ``min(p, 64)``.
+        reorthogonalise: As for `lanczos`. ``"none"`` stores no Lanczos vectors; its
+            copies of eigenvalues share the weight of one, so that densities and traces
+            stay right, but converge more slowly in ``m``.
 
     Returns:
-        Nodes and weights; ``.density(grid, width=...)`` smooths them,
-        ``.trace_of(function)`` sums a function over the eigenvalues. NaN when the
-        operator returns something that is not finite.
+        Nodes and weights; ``.density(grid, width=...)`` and ``.log_density`` smooth
+        them, ``.moments(num)`` and ``.trace_of(function)`` sum over the eigenvalues.
+        NaN when a product is not finite; `nonfinite_step` and `nonfinite_leaf` say
+        which.
 
     Raises:
         ValueError: Fewer than two probes, `num_iterations` is not between 1 and ``p``,
-            or the operator is not square.
+            the operator is not square or not tagged as symmetric, `key` is no typed
+            key, or `reorthogonalise` is another word.
 
     Memory:
-        ``m p`` numbers, and one product at a time; ``s m`` products.
+        ``m p`` numbers (none: nine vectors), and one product at a time; ``s m``
+        products.
 
     Example:
         >>> import jax, jax.numpy as jnp, lineax as lx
@@ -133,7 +204,10 @@ def spectral_density(
         arXiv:1308.5467, section 3.2 (density); Ghorbani, Krishnan & Xiao,
         arXiv:1901.10159 (of network Hessians).
     """
+    check_key(key)
     p = dimension(operator)
+    check_symmetric(operator)
+    check_reorthogonalise(reorthogonalise)
     num_probes = check_count(at_least=2, num_probes=num_probes)
     if num_iterations is None:
         num_iterations = min(p, 64)
@@ -144,97 +218,46 @@ def spectral_density(
             f"{num_iterations}."
         )
     arrays, rest = split_operator(operator)
-    nodes, weights = _quadratures(arrays, key, rest, num_probes, num_iterations)
-    return SpectralDensity(nodes, weights, p)
+    static = (rest, num_probes, num_iterations, reorthogonalise)
+    nodes, weights, *seen = _quadratures(arrays, key, *static)
+    return SpectralDensity(nodes, weights, p, *seen)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _quadratures(arrays, key, rest, num_probes, num_iterations):
-    """Nodes and weights of each probe's Gauss quadrature."""
-    product, _, zeros = flatten_operator(join_operator(arrays, rest))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _quadratures(arrays, key, rest, num_probes, num_iterations, reorthogonalise):
+    """Nodes and weights of each probe's Gauss quadrature, and what Lanczos met."""
+    operator = join_operator(arrays, rest)
+    product, _, zeros = flatten_operator(operator)
 
     def quadrature(index):
-        start_key, restart_key = jax.random.split(jax.random.fold_in(key, index))
-        start = jax.random.rademacher(start_key, zeros.shape, zeros.dtype)
-        krylov = lanczos(product, start, num_iterations=num_iterations, key=restart_key)
-        beside = krylov.off_diagonal
-        matrix = jnp.diag(krylov.diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
-        nodes, vectors = jnp.linalg.eigh(matrix)
-        return nodes, vectors[0] ** 2
+        start, restart_key = signs(key, index, zeros)
+        krylov = lanczos(
+            product,
+            start,
+            num_iterations=num_iterations,
+            key=restart_key,
+            reorthogonalise=reorthogonalise,
+        )
+        nodes, vectors = jnp.linalg.eigh(dense(krylov))
+        leaf = leaf_of(krylov.nonfinite_index, operator.in_structure())
+        seen = krylov.asymmetry, krylov.nonfinite_step, leaf
+        return nodes, vectors[0] ** 2, *seen
 
     return jax.lax.map(quadrature, jnp.arange(num_probes))
 
 
-def _estimate(samples):
-    """Mean over the last axis, that of the probes, and its standard error."""
-    num_samples = samples.shape[-1]
-    error = jnp.std(samples, axis=-1, ddof=1) / jnp.sqrt(num_samples)
-    return Estimate(jnp.mean(samples, axis=-1), error, num_samples)
-
-
-def effective_dimension(
-    operator: lx.AbstractLinearOperator,
-    regularization: Real[ArrayLike, "..."],
-    *,
-    key: KeyArray,
-    num_probes: int = 16,
-    num_iterations: int | None = None,
-) -> Estimate:
-    r"""Estimate how many directions of an operator stand out of a regularisation.
-
-    .. math:: d(\lambda) = \operatorname{tr} A (A + \lambda)^{-1}
-        = \sum_i \frac{\lambda_i}{\lambda_i + \lambda}
-
-    by stochastic Lanczos quadrature. For a kernel it is the number of degrees of
-    freedom of ridge regression, for a Hessian the number of parameters that the data
-    determine. Negative eigenvalues, of rounding or of an indefinite Hessian, count as
-    zero.
-
-    Args:
-        operator: Symmetric lineax operator on any pytree.
-        regularization: Positive ``lambda``, in the units of the eigenvalues, of any
-            shape: all are read from the same probes.
-        key: Probes and restarts.
-        num_probes: As for `spectral_density`.
-        num_iterations: As for `spectral_density`; the smaller ``lambda``, the more it
-            takes.
-
-    Returns:
-        The effective dimension, in ``[0, p]``, with the shape of `regularization`, and
-        its standard error over probes.
-
-    Raises:
-        ValueError: `regularization` is not positive, or as for `spectral_density`.
-
-    Memory:
-        As for `spectral_density`.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, lineax as lx
-        >>> matrix = jnp.diag(jnp.array([1.0, 3.0, 0.0]))
-        >>> op = lx.MatrixLinearOperator(matrix, lx.symmetric_tag)
-        >>> found = effective_dimension(op, 1.0, key=jax.random.key(0))
-        >>> round(float(found.value), 4)  # 1 / 2 + 3 / 4
-        1.25
-
-    References:
-        Zhang, Neural Computation 17 (2005) (kernels); MacKay, Neural Computation 4
-        (1992), section 4 (Hessians). As for `spectral_density`.
-    """
-    # On the host: under `jit`, what JAX computes is traced even from known numbers.
-    known = not isinstance(regularization, Tracer)
-    if known and not np.all(np.asarray(regularization) > 0):
+def _smooth(places, weights, grid, width):
+    """Gaussian peaks at `places`, evaluated on the grid and averaged over probes."""
+    check_number("width", width, lambda w: 0 < w < jnp.inf, "a positive number")
+    if len(jnp.shape(grid)) != 1:
         raise ValueError(
-            "`regularization` must be positive, but has entries that are not. For the "
-            "rank, pass a small one."
+            f"`grid` must be a vector [g], but has shape {jnp.shape(grid)}."
         )
-    spectrum = spectral_density(
-        operator, key=key, num_probes=num_probes, num_iterations=num_iterations
-    )
-    ridge = jnp.asarray(regularization, spectrum.nodes.dtype)[..., None, None]
+    grid = jnp.asarray(grid, places.dtype)
 
-    def share(nodes):
-        nodes = jnp.maximum(nodes, 0).reshape((1,) * (ridge.ndim - 2) + nodes.shape)
-        return nodes / (nodes + ridge)
+    def smooth(places, weights):
+        distances = (grid[:, None] - places[None, :]) / width
+        peaks = jnp.exp(-(distances**2) / 2) / (width * jnp.sqrt(2 * jnp.pi))
+        return jnp.matmul(peaks, weights, precision="highest")
 
-    return spectrum.trace_of(share)
+    return estimate(jax.vmap(smooth)(places, weights).T)

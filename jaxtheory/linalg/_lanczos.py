@@ -1,59 +1,44 @@
-"""Lanczos tridiagonalisation with full reorthogonalisation, and top eigenpairs."""
+"""Lanczos tridiagonalisation, with full reorthogonalisation or with none."""
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import lineax as lx
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, Int
 
 from jaxtheory._types import KeyArray
-from jaxtheory.batching import check_count
-from jaxtheory.linalg._flat import flatten_operator
-from jaxtheory.linalg._operator import (
-    check_vector,
-    dimension,
-    join_operator,
-    split_operator,
-)
+from jaxtheory.batching import check_count, check_key
+from jaxtheory.linalg._checks import check_reorthogonalise
+from jaxtheory.linalg._watch import not_finite, nothing_yet, seen
 
 _dot = functools.partial(jnp.dot, precision="highest")
 
 
 class Tridiagonal(NamedTuple):
-    """An orthonormal Krylov basis and the operator's compression onto it.
+    """An operator's compression onto a Krylov space, and what Lanczos met on the way.
 
     Attributes:
         diagonal: ``[m]``.
-        off_diagonal: ``[m - 1]``; zero where the Krylov space was exhausted and the
-            recursion was restarted with a fresh direction.
-        basis: Rows are the orthonormal Lanczos vectors, ``[m, p]``.
+        off_diagonal: ``[m - 1]``; zero where the Krylov space was exhausted.
+        basis: Rows are the orthonormal Lanczos vectors, ``[m, p]``; None where they
+            were not stored (``reorthogonalise="none"``).
+        asymmetry: Largest ``|v_i^T A v_j - v_j^T A v_i|`` over the largest entry of the
+            tridiagonal matrix. Rounding for a symmetric operator; where it is not small
+            the operator is not symmetric and nothing here means anything. With full
+            reorthogonalisation over all pairs of Lanczos vectors, otherwise over
+            neighbours.
+        nonfinite_step: The first iteration whose product was not finite, -1 if none.
+        nonfinite_index: First entry of that product that was not finite, -1 if none.
     """
 
     diagonal: Float[Array, " m"]
     off_diagonal: Float[Array, " m-1"]
-    basis: Float[Array, "m p"]
-
-
-class Eigenpairs(NamedTuple):
-    """Extremal eigenpairs and how far they can be trusted.
-
-    Attributes:
-        values: Ritz values, largest first, ``[num]``.
-        vectors: Unit Ritz vectors: the operator's input pytree with a leading axis
-            ``num``.
-        residuals: ``|A v - value v|`` of the returned pairs, computed with one more
-            product each; an eigenvalue lies within this distance of the value.
-        converged: ``residuals <= tolerance * max |Ritz value|``, ``[num]``.
-    """
-
-    values: Float[Array, " num"]
-    vectors: PyTree[Float[Array, "num ..."]]
-    residuals: Float[Array, " num"]
-    converged: Bool[Array, " num"]
+    basis: Float[Array, "m p"] | None
+    asymmetry: Float[Array, ""]
+    nonfinite_step: Int[Array, ""]
+    nonfinite_index: Int[Array, ""]
 
 
 def lanczos(
@@ -62,75 +47,182 @@ def lanczos(
     *,
     num_iterations: int,
     key: KeyArray,
+    reorthogonalise: Literal["full", "none"] = "full",
 ) -> Tridiagonal:
-    """Tridiagonalise a symmetric operator with full reorthogonalisation.
+    """Tridiagonalise a symmetric operator.
 
-    ``basis @ A @ basis.T`` equals the tridiagonal matrix to rounding. Unlike the plain
-    recursion this survives an exhausted Krylov space (an operator of low rank, a start
-    inside an invariant subspace): the recursion goes on from a random direction
+    With full reorthogonalisation ``basis @ A @ basis.T`` equals the tridiagonal matrix
+    to rounding, and an exhausted Krylov space (an operator of low rank, a start inside
+    an invariant subspace) is survived: the recursion goes on from a random direction
     orthogonal to all so far, with a zero off-diagonal entry, where normalising the
     remainder would bring ghost eigenvalues or NaN.
 
+    With none, the plain recursion of three terms keeps two vectors. In finite precision
+    its vectors lose their orthogonality as soon as a Ritz value converges, and further
+    copies ("ghosts") of that eigenvalue appear. Squared first entries of the
+    eigenvectors, summed over the copies, are still those of one eigenvalue (Greenbaum),
+    so quadrature with them stays right; counting eigenvalues does not. Where the Krylov
+    space is exhausted the matrix is filled with zeros, which have no such weight.
+
     Args:
         product: Symmetric matrix-vector product on flat vectors.
-        start: Start vector, any non-zero length.
+        start: Start vector of any length; a random one takes its place where it is zero
+            or not finite.
         num_iterations: Number ``m <= p`` of products.
-        key: Used for restarts only.
+        key: Used for restarts and for an unusable start only.
+        reorthogonalise: Against all vectors so far, twice, or not at all.
 
     Returns:
         The tridiagonal matrix and the basis.
 
     Raises:
         ValueError: `start` is not a floating-point vector, `num_iterations` is not
-            between 1 and ``p``, or `product` returns another shape.
+            between 1 and ``p``, `product` returns another shape, `key` is no typed key,
+            or `reorthogonalise` is another word.
 
     Memory:
-        ``m p`` numbers; ``4 m^2 p`` operations beside the products.
+        Full: ``m p`` numbers; ``4 m^2 p`` operations beside the products. None: about
+        seven vectors, two of them from step to step.
 
     References:
-        Lanczos (1950); Golub & Van Loan, Matrix Computations, section 10.3.
+        Lanczos (1950); Golub & Van Loan, Matrix Computations, section 10.3; Paige, J.
+        Inst. Maths Applics 18 (1976) (the order of operations without
+        reorthogonalisation); Greenbaum, Linear Algebra Appl. 113 (1989).
     """
     start = jnp.asarray(start)
     num_iterations = _check_lanczos(start, num_iterations)
-    (p,), dtype = start.shape, start.dtype
-    restarts = jax.random.normal(key, (p,), dtype)
-    zeros = jnp.zeros(num_iterations, dtype)
-    basis = jnp.zeros((num_iterations, p), dtype)
-    start = start / jnp.max(jnp.abs(start))  # any length: its square may not exist
-    unit = start / jnp.linalg.norm(start)
-    carry = (basis, zeros, zeros, unit, jnp.zeros((), dtype))
-    step = functools.partial(_lanczos_step, product, restarts)
-    basis, diagonal, off_diagonal, *_ = jax.lax.fori_loop(
+    check_key(key)
+    check_reorthogonalise(reorthogonalise)
+    if reorthogonalise == "none":
+        none = jnp.zeros((0, num_iterations), start.dtype)
+        return three_terms(product, unit_start(start, key), none)[0]
+    random = jax.random.normal(key, start.shape, start.dtype)
+    unit = _unit(start, random)
+    zeros = jnp.zeros(num_iterations, start.dtype)
+    basis = jnp.zeros((num_iterations, start.size), start.dtype)
+    carry = (basis, zeros, zeros, unit, nothing_yet(start.dtype))
+    step = functools.partial(_full_step, product, random)
+    basis, diagonal, off_diagonal, _, watch = jax.lax.fori_loop(
         0, num_iterations, step, carry
     )
-    return Tridiagonal(diagonal, off_diagonal[:-1], basis)
+    return _tridiagonal(diagonal, off_diagonal, basis, watch)
 
 
-def _lanczos_step(product, restarts, index, carry):
+def three_terms(
+    product: Callable[[Float[Array, " p"]], Float[Array, " p"]],
+    unit: Float[Array, " p"],
+    coordinates: Float[Array, "num m"],
+) -> tuple[Tridiagonal, Float[Array, "num p"]]:
+    """Run the plain recursion, and add its vectors up with given coordinates.
+
+    Args:
+        product: Symmetric matrix-vector product on flat vectors.
+        unit: Start vector of unit length.
+        coordinates: How often each of the ``m`` Lanczos vectors is taken.
+
+    Returns:
+        The tridiagonal matrix without basis, and ``coordinates @ basis``.
+    """
+    num, num_iterations = coordinates.shape
+    zeros = jnp.zeros(num_iterations, unit.dtype)
+    sums = jnp.zeros((num, unit.size), unit.dtype)
+
+    def step(index, carry):
+        sums, diagonal, off_diagonal, before, vector, watch = carry
+        sums = sums + coordinates[:, index, None] * vector[None]
+        image = _apply(product, vector)
+        # At 0 this reads the last entry, which is still zero.
+        beta = off_diagonal[index - 1]
+        deviation = jnp.abs(_dot(before, image) - beta)
+        entry = not_finite(image)
+        image = image - beta * before
+        alpha = _dot(vector, image)
+        image = image - alpha * vector
+        beta = norm(image)
+        watch = seen(watch, index, alpha, beta, deviation, entry)
+        exhausted = beta <= 10 * jnp.finfo(unit.dtype).eps * watch.scale
+        following = jnp.where(exhausted, 0, image / jnp.where(exhausted, 1, beta))
+        diagonal = diagonal.at[index].set(alpha)
+        off_diagonal = off_diagonal.at[index].set(jnp.where(exhausted, 0, beta))
+        return sums, diagonal, off_diagonal, vector, following, watch
+
+    carry = (
+        *(sums, zeros, zeros, jnp.zeros_like(unit)),
+        *(unit, nothing_yet(unit.dtype)),
+    )
+    sums, diagonal, off_diagonal, *_, watch = jax.lax.fori_loop(
+        0, num_iterations, step, carry
+    )
+    return _tridiagonal(diagonal, off_diagonal, None, watch), sums
+
+
+def _full_step(product, restarts, index, carry):
     """One product: the next entries of the matrix, and the next basis vector."""
-    basis, diagonal, off_diagonal, vector, scale = carry
+    basis, diagonal, off_diagonal, vector, watch = carry
     basis = basis.at[index].set(vector)
+    image = _apply(product, vector)
+    coordinates = _dot(basis, image)
+    entry = not_finite(image)
+    alpha = coordinates[index]
+    # Symmetry says what all coordinates but the last are, without a product more. At
+    # index 0 the last entry is read, which is still zero.
+    known = jnp.zeros_like(diagonal).at[index - 1].set(off_diagonal[index - 1])
+    before = jnp.arange(diagonal.size) < index
+    deviation = jnp.max(jnp.where(before, jnp.abs(coordinates - known), 0))
+    image = _orthogonalise(image - _dot(coordinates, basis), basis)
+    beta = norm(image)
+    watch = seen(watch, index, alpha, beta, deviation, entry)
+    exhausted = beta <= 10 * jnp.finfo(vector.dtype).eps * watch.scale
+
+    def fresh():
+        # Rotated by the index, the same random vector is a new one each time.
+        direction = _orthogonalise(jnp.roll(restarts, index), basis)
+        direction = _orthogonalise(direction, basis)
+        return direction / jnp.linalg.norm(direction)
+
+    vector = jax.lax.cond(exhausted, fresh, lambda: image / beta)
+    beta = jnp.where(exhausted, 0.0, beta).astype(vector.dtype)
+    diagonal = diagonal.at[index].set(alpha)
+    return basis, diagonal, off_diagonal.at[index].set(beta), vector, watch
+
+
+def _tridiagonal(diagonal, off_diagonal, basis, watch):
+    asymmetry = watch.deviation / jnp.where(watch.scale == 0, 1, watch.scale)
+    return Tridiagonal(
+        diagonal, off_diagonal[:-1], basis, asymmetry, watch.step, watch.entry
+    )
+
+
+def _apply(product, vector):
     image = product(vector)
     if jnp.shape(image) != vector.shape:
         raise ValueError(
             f"`product` must return a vector like its argument, shape {vector.shape}, "
             f"but returned shape {jnp.shape(image)}."
         )
-    alpha = _dot(vector, image)
-    image = _orthogonalise(image, basis)
-    beta = _norm(image)
-    scale = jnp.maximum(scale, jnp.maximum(jnp.abs(alpha), beta))
-    exhausted = beta <= 10 * jnp.finfo(vector.dtype).eps * scale
+    return image
 
-    def fresh():
-        # Rotated by the index, the same random vector is a new one each time.
-        direction = _orthogonalise(jnp.roll(restarts, index), basis)
-        return direction / jnp.linalg.norm(direction)
 
-    vector = jax.lax.cond(exhausted, fresh, lambda: image / beta)
-    beta = jnp.where(exhausted, 0.0, beta).astype(vector.dtype)
-    diagonal = diagonal.at[index].set(alpha)
-    return basis, diagonal, off_diagonal.at[index].set(beta), vector, scale
+def unit_start(start: Float[Array, " p"], key: KeyArray) -> Float[Array, " p"]:
+    """A unit vector along `start`, or a random one where that has no direction.
+
+    Args:
+        start: A vector of any length.
+        key: Of the random one.
+
+    Returns:
+        The unit vector.
+    """
+    return _unit(start, jax.random.normal(key, start.shape, start.dtype))
+
+
+def _unit(start, otherwise):
+    """A unit vector along `start`, or along the other one where that has no length."""
+    largest = jnp.max(jnp.abs(start))
+    usable = jnp.isfinite(largest) & (largest > 0)
+    # Of any length: its square may not exist.
+    vector = jnp.where(usable, start / jnp.where(usable, largest, 1), otherwise)
+    return vector / jnp.linalg.norm(vector)
 
 
 def _check_lanczos(start, num_iterations):
@@ -149,105 +241,33 @@ def _check_lanczos(start, num_iterations):
     return num_iterations
 
 
-def _norm(vector):
-    """Euclidean norm, scaled first: in float32 squares vanish below 1e-19."""
+def norm(vector: Float[Array, " p"]) -> Float[Array, ""]:
+    """Euclidean norm, scaled first: in float32 squares vanish below 1e-19.
+
+    Args:
+        vector: Of any scale.
+
+    Returns:
+        Its length.
+    """
     largest = jnp.max(jnp.abs(vector))
     scale = jnp.where(largest > 0, largest, 1)
     return scale * jnp.linalg.norm(vector / scale)
 
 
 def _orthogonalise(vector, basis):
-    """Remove what lies in the span of the basis; "twice is enough" (Parlett)."""
-    for _ in range(2):
-        vector = vector - _dot(_dot(basis, vector), basis)
-    return vector
+    """Remove what lies in the span of the basis; twice is enough (Parlett)."""
+    return vector - _dot(_dot(basis, vector), basis)
 
 
-def top_eigenpairs(
-    operator: lx.AbstractLinearOperator,
-    *,
-    key: KeyArray,
-    num: int = 1,
-    num_iterations: int | None = None,
-    start: PyTree | None = None,
-    tolerance: float = 1e-3,
-) -> Eigenpairs:
-    """Find the algebraically largest eigenpairs of a symmetric operator.
-
-    Lanczos with full reorthogonalisation, compiled once for an operator type and its
-    shapes: a new operator of the same kind costs no new trace.
+def dense(krylov: Tridiagonal) -> Float[Array, "m m"]:
+    """The tridiagonal matrix as a dense one.
 
     Args:
-        operator: Symmetric lineax operator on any pytree.
-        key: Start vector and restarts.
-        num: Number of pairs.
-        num_iterations: Krylov dimension ``m``; by default ``min(p, 4 num + 40)``.
-            Raise it when `converged` is False.
-        start: Start vector, for example the top eigenvector of a neighbouring
-            operator; by default random.
-        tolerance: Relative residual below which a pair counts as converged.
+        krylov: What Lanczos returned.
 
     Returns:
-        Values, vectors, true residuals and `converged`. NaN values (never converged)
-        when the operator returns something that is not finite.
-
-    Raises:
-        ValueError: `num` or `num_iterations` is out of range, the operator is not
-            square, or `start` does not fit it.
-
-    Memory:
-        ``(m + num) p`` numbers; ``m + num`` products.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, lineax as lx
-        >>> matrix = jnp.diag(jnp.array([3.0, -5.0, 1.0]))
-        >>> op = lx.MatrixLinearOperator(matrix, lx.symmetric_tag)
-        >>> top = top_eigenpairs(op, num=2, key=jax.random.key(0))
-        >>> [round(float(value), 4) for value in top.values]
-        [3.0, 1.0]
-
-    References:
-        Saad, Numerical Methods for Large Eigenvalue Problems, chapter 6.
+        The symmetric matrix.
     """
-    p = dimension(operator)
-    num = check_count(num=num)
-    if num > p:
-        raise ValueError(
-            f"`num` must be between 1 and the operator's dimension {p}, but was {num}."
-        )
-    if num_iterations is None:
-        num_iterations = min(p, 4 * num + 40)
-    num_iterations = check_count(num_iterations=num_iterations)
-    if not num <= num_iterations <= p:
-        raise ValueError(
-            f"`num_iterations` must be between `num` ({num}) and the operator's "
-            f"dimension ({p}), but was {num_iterations}."
-        )
-    if start is not None:
-        check_vector(start, operator.in_structure(), "start")
-    arrays, rest = split_operator(operator)
-    return _top_eigenpairs(arrays, start, key, tolerance, rest, num, num_iterations)
-
-
-@functools.partial(jax.jit, static_argnums=(4, 5, 6))
-def _top_eigenpairs(arrays, start, key, tolerance, rest, num, num_iterations):
-    product, back, zeros = flatten_operator(join_operator(arrays, rest))
-    start_key, restart_key = jax.random.split(key)
-    if start is None:
-        first = jax.random.normal(start_key, zeros.shape, zeros.dtype)
-    else:
-        first = ravel_pytree(start)[0].astype(zeros.dtype)
-    krylov = lanczos(product, first, num_iterations=num_iterations, key=restart_key)
-    matrix = _dense(krylov.diagonal, krylov.off_diagonal)
-    ritz_values, ritz = jnp.linalg.eigh(matrix)
-    values, coordinates = ritz_values[::-1][:num], ritz[:, ::-1][:, :num].T
-    vectors = _dot(coordinates, krylov.basis)
-    images = jax.lax.map(product, vectors)
-    residuals = jax.vmap(_norm)(images - values[:, None] * vectors)
-    converged = residuals <= tolerance * jnp.max(jnp.abs(ritz_values))
-    return Eigenpairs(values, jax.vmap(back)(vectors), residuals, converged)
-
-
-def _dense(diagonal, off_diagonal):
-    """The dense symmetric tridiagonal matrix."""
-    return jnp.diag(diagonal) + jnp.diag(off_diagonal, 1) + jnp.diag(off_diagonal, -1)
+    beside = krylov.off_diagonal
+    return jnp.diag(krylov.diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
