@@ -1,6 +1,7 @@
 """Sharpness of the loss, full-batch and minibatch."""
 
 import functools
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,11 @@ import optax
 from jaxtyping import Array, Float, Num, PyTree
 
 from jaxtheory._types import ApplyFn, Estimate, KeyArray, LossFn, Params
-from jaxtheory.batching import check_count, check_problem, num_shards
+from jaxtheory.batching import check_count, check_key, check_problem, num_shards
 from jaxtheory.curvature._operators import hessian
 from jaxtheory.linalg import top_eigenpairs
+
+Average: TypeAlias = Literal["ratios", "means"]
 
 
 def sharpness(
@@ -77,14 +80,17 @@ def batch_sharpness(
     batch_size: int,
     num_batches: int,
     key: KeyArray,
+    average: Average = "ratios",
 ) -> Estimate:
     r"""Estimate batch sharpness, the mean curvature along minibatch gradients.
 
     .. math:: \mathbb E_B \frac{g_B^\top H_B g_B}{|g_B|^2}
 
     with gradient and Hessian of the mean loss over batch ``B``: the *mean of ratios*,
-    which is what settles near ``2 / learning_rate`` under minibatch SGD. Batches whose
-    gradient is zero have no direction: the mean is over the others.
+    which is the definition, and what settles near ``2 / learning_rate`` under minibatch
+    SGD. The *ratio of means*, ``E[g^T H g] / E[|g|^2]``, which weighs batches by their
+    squared gradients, is there to compare with. Batches whose gradient is zero have no
+    direction: the mean of ratios is over the others.
 
     Args:
         apply_fn: The model, ``apply_fn(params, x) -> outputs[n, ...]``.
@@ -96,16 +102,19 @@ def batch_sharpness(
         num_batches: Independent batches, at least 2; one gradient and one Hessian
             product of a batch each.
         key: Which batches.
+        average: ``"ratios"`` for the mean of ratios, ``"means"`` for the ratio of
+            means.
 
     Returns:
         The mean of the ratios with its standard error over batches. `num_samples`
         counts the batches with a gradient: where there are none the value is NaN, and
-        below two so is the standard error. A gradient that is not finite makes both
-        NaN.
+        below two so is the standard error. Of the ratio of means the error is that of
+        the delta method, which is good to first order in it, and `num_samples` counts
+        all batches. A gradient that is not finite makes both NaN.
 
     Raises:
-        ValueError: As for `hessian`; `batch_size` exceeds ``n``, or fewer than two
-            batches.
+        ValueError: As for `hessian`; `batch_size` exceeds ``n``, fewer than two
+            batches, or `average` is another word.
 
     Memory:
         Activations of one batch.
@@ -132,6 +141,7 @@ def batch_sharpness(
         Andreyev & Beneventano, Edge of stochastic stability, arXiv:2412.20553,
         definition 3.
     """
+    check_key(key)
     n = check_problem(apply_fn, loss_fn, params, x, y)
     num_shards((x, y))  # refuses explicit axes, on which no batch can be drawn
     batch_size = check_count(batch_size=batch_size)
@@ -141,16 +151,33 @@ def batch_sharpness(
             f"`batch_size` must be between 1 and the {n} examples, but was "
             f"{batch_size}."
         )
+    if average not in ("ratios", "means"):
+        raise ValueError(f"`average` must be 'ratios' or 'means', but was {average!r}.")
     return _batch_sharpness(
-        apply_fn, loss_fn, params, x, y, key, n, batch_size, num_batches
+        apply_fn, loss_fn, params, x, y, key, n, batch_size, num_batches, average
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 6, 7, 8))
-def _batch_sharpness(apply_fn, loss_fn, params, x, y, key, n, batch_size, num_batches):
+@functools.partial(jax.jit, static_argnums=(0, 1, 6, 7, 8, 9))
+def _batch_sharpness(
+    apply_fn, loss_fn, params, x, y, key, n, batch_size, num_batches, average
+):
     """`batch_sharpness` of checked arguments."""
+    curved, squares, scales = _along_gradients(
+        apply_fn, loss_fn, params, x, y, key, n, batch_size, num_batches
+    )
+    if average == "means":
+        return _ratio_of_means(curved, squares, scales)
+    used = scales != 0
+    ratios, count = curved / squares, jnp.sum(used)
+    error = jnp.std(ratios, ddof=1, where=used) / jnp.sqrt(count)
+    return Estimate(jnp.mean(ratios, where=used), error, count)
 
-    def ratio(index):
+
+def _along_gradients(apply_fn, loss_fn, params, x, y, key, n, batch_size, num_batches):
+    """Of each batch ``g^T H g`` and ``|g|^2`` over the square of a scale of ``g``."""
+
+    def one(index):
         rows = jax.random.choice(
             jax.random.fold_in(key, index), n, (batch_size,), replace=False
         )
@@ -162,9 +189,18 @@ def _batch_sharpness(apply_fn, loss_fn, params, x, y, key, n, batch_size, num_ba
         direction = jax.tree.map(lambda g: (g / largest).astype(g.dtype), gradient)
         curved = jax.jvp(jax.grad(loss), (params,), (direction,))[1]
         dot = optax.tree.vdot
-        return dot(direction, curved) / dot(direction, direction), largest != 0
+        return dot(direction, curved), dot(direction, direction), largest
 
-    ratios, used = jax.lax.map(ratio, jnp.arange(num_batches))
-    count = jnp.sum(used)
-    error = jnp.std(ratios, ddof=1, where=used) / jnp.sqrt(count)
-    return Estimate(jnp.mean(ratios, where=used), error, count)
+    return jax.lax.map(one, jnp.arange(num_batches))
+
+
+def _ratio_of_means(curved, squares, scales):
+    """The ratio of the means over batches, with its delta-method standard error."""
+    weights = (scales / jnp.max(scales)) ** 2
+    weigh = lambda values: jnp.where(scales == 0, 0, weights * values)
+    curved, squares = weigh(curved), weigh(squares)
+    mean = jnp.mean(squares)
+    ratio = jnp.mean(curved) / mean
+    deviation = jnp.std(curved - ratio * squares, ddof=1)
+    num_batches = len(scales)
+    return Estimate(ratio, deviation / (mean * num_batches**0.5), num_batches)
