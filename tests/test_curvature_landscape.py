@@ -165,7 +165,7 @@ class Normed(nn.Module):
     @nn.compact
     def __call__(self, x, use_running_average=True):
         h = nn.Dense(4)(x)
-        h = nn.BatchNorm(use_running_average=use_running_average, momentum=0.0)(h)
+        h = nn.BatchNorm(use_running_average=use_running_average, momentum=0.9)(h)
         return nn.Dense(1)(nn.relu(h))[:, 0]
 
 
@@ -178,11 +178,12 @@ def normed_problem():
     )
 
     def recompute(params, x):
-        everything = {**variables, "params": params}
+        zeros = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+        everything = {"params": params, "batch_stats": zeros}
         _, updated = module.apply(
             everything, x, use_running_average=False, mutable=["batch_stats"]
         )
-        return updated["batch_stats"]
+        return jax.tree.map(lambda a: a / (1 - 0.9), updated["batch_stats"])
 
     return module, variables, apply_fn, recompute, x, jnp.ones(12)
 

@@ -76,11 +76,13 @@ def slice_1d(
             `linalg.top_eigenpairs`, a difference of parameters.
         coordinates: Where to evaluate, ``[r]``, any order and spacing.
         recompute: ``recompute(params, x) -> model_state``, called at every point with
-            *all* inputs, for statistics that belong to the parameters (BatchNorm); the
-            model is then ``apply_fn(params, x, model_state)``. Without it the
-            statistics that the model holds are those of another network.
-        batch_size: Examples per chunk and device; None takes all at once. A few hundred
-            are fastest on CPU, where they stay in the cache.
+            *all* inputs at once, for statistics that belong to the parameters
+            (BatchNorm); the model is then ``apply_fn(params, x, model_state)``. Without
+            it the statistics that the model holds are those of another network. What
+            one pass in training mode leaves in Flax's BatchNorm is
+            ``momentum * before + (1 - momentum) * statistics``: start it from zeros and
+            divide by ``1 - momentum``.
+        batch_size: Examples per chunk and device; None takes all at once.
         points_at_once: Points evaluated side by side. One is fastest on CPU; more fill
             an accelerator that a small network leaves idle.
 
