@@ -7,6 +7,12 @@ from jaxtheory.curvature._fisher import fisher as fisher
 from jaxtheory.curvature._gradient_covariance import (
     gradient_covariance as gradient_covariance,
 )
+from jaxtheory.curvature._monitor import (
+    SharpnessOverThreshold as SharpnessOverThreshold,
+)
+from jaxtheory.curvature._monitor import (
+    sharpness_over_threshold as sharpness_over_threshold,
+)
 from jaxtheory.curvature._operators import ggn as ggn
 from jaxtheory.curvature._operators import hessian as hessian
 from jaxtheory.curvature._operators import residual_hessian as residual_hessian
