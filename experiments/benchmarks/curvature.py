@@ -163,6 +163,7 @@ def run(
     for case in cfg.small:
         print(f"{case} ...", flush=True)
         others[case] = compare(cfg, case, peers)
+        print(*curvature_report.lines(case, others[case]), sep="\n", flush=True)
     for case in cfg.cases:
         print(f"{case} ...", flush=True)
         found += measure(cfg, case, peers)

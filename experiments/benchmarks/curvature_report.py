@@ -164,23 +164,30 @@ def table(
     found: Sequence[Measurement], all_rows: Sequence[Row], load: Sequence[float]
 ) -> str:
     """All times, and the rows ``claim | expected | measured | verdict``."""
-    lines = []
+    text = []
     for case in cases(found):
         slope = find(found, case, "ours", "gradient")
-        lines += [
+        text += [
             "",
             f"{case:30s}{'first call s':>14s}{'s':>10s}{'over gradients':>16s}",
         ]
         for m in of_case(found, case):
-            lines.append(
+            text.append(
                 f"  {m.environment + ' ' + m.implementation:36s}" + _cells(m, slope)
             )
-    lines += ["", f"load of the machine {load[0]:.1f} before, {load[1]:.1f} after", ""]
-    lines.append("claim | expected | measured | verdict")
-    for row in all_rows:
-        verdict = "met" if row.met else "NOT met"
-        lines.append(f"{row.claim} | {row.expected} | {row.measured} | {verdict}")
-    return "\n".join(lines)
+    text += ["", f"load of the machine {load[0]:.1f} before, {load[1]:.1f} after", ""]
+    text.append("claim | expected | measured | verdict")
+    return "\n".join([*text, *map(_line, all_rows)])
+
+
+def lines(case: str, result: Results) -> list[str]:
+    """The rows of one case that need no times, as text."""
+    return [_line(row) for row in rows([], {case: result}, {})]
+
+
+def _line(row):
+    verdict = "met" if row.met else "NOT met"
+    return f"{row.claim} | {row.expected} | {row.measured} | {verdict}"
 
 
 def _cells(m, slope):

@@ -268,7 +268,7 @@ def _pyhessian(case):
 
 @_double
 def _pyhessian_eigenvalues(case):
-    return _pyhessian(case).eigenvalues(20_000, 1e-13, NUM_EIGENVALUES)[0]
+    return _pyhessian(case).eigenvalues(5_000, 1e-9, NUM_EIGENVALUES)[0]
 
 
 @_double
