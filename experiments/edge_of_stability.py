@@ -47,7 +47,8 @@ class Config:
         width: Units of each of the two hidden layers.
         weight_std: Standard deviation of initial weights times the root of their
             number of inputs; the variance of PyTorch's default, which the published
-            code starts from. All optimizers then start below their edges.
+            code starts from. All but SAM at its larger rate then start below their
+            edges.
         num_seeds: Initialisations.
         seed: Seed of everything.
         out: Folder for the numbers and the figure.
