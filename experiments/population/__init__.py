@@ -1,0 +1,1 @@
+"""What `experiments.flatness_and_generalization` is made of."""
