@@ -358,6 +358,8 @@ def draw(config: Config, runs: list[Run]) -> Any:
         what = "batch sharpness" if name == "sgd" else "sharpness"
         ax.set_ylabel(f"{what} / threshold")
         losses.set_ylabel("training loss (thin)")
+        # What diverges would leave no room for the rest.
+        losses.set_ylim(top=min(losses.get_ylim()[1], 10.0))
         ax.legend(frameon=False, fontsize=8, loc="lower right")
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
