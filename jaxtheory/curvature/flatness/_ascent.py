@@ -84,7 +84,13 @@ def sam_sharpness(
     """
     loss = prepare(apply_fn, loss_fn, params, x, y, batch_size)
     return _climb(
-        loss, _ellipsoid, params, _ball(params, rho), x, y, *_steps(num_steps, key)
+        loss,
+        _ellipsoid,
+        params,
+        _ball(params, rho),
+        x,
+        y,
+        *_check_steps_and_key(num_steps, key),
     )
 
 
@@ -150,7 +156,9 @@ def asam_sharpness(
     """
     loss = prepare(apply_fn, loss_fn, params, x, y, batch_size)
     scale = _relative(params, rho, eta, biases)
-    return _climb(loss, _ellipsoid, params, scale, x, y, *_steps(num_steps, key))
+    return _climb(
+        loss, _ellipsoid, params, scale, x, y, *_check_steps_and_key(num_steps, key)
+    )
 
 
 def m_sharpness(
@@ -221,7 +229,7 @@ def m_sharpness(
         )
     is_ball = neighbourhood == "ball"
     scale = _ball(params, rho) if is_ball else _relative(params, rho, 0.0, "scaled")
-    num_steps, _ = _steps(num_steps, None)
+    num_steps, _ = _check_steps_and_key(num_steps, None)
     return _by_minibatch(loss, params, scale, x, y, key, minibatch_size, num_steps)
 
 
@@ -282,11 +290,11 @@ def keskar_sharpness(
     loss = prepare(apply_fn, loss_fn, params, x, y, batch_size)
     check_positive("epsilon", epsilon)
     box = jax.tree.map(lambda p: epsilon * (jnp.abs(p) + 1), params)
-    rise = _climb(loss, _box, params, box, x, y, *_steps(num_steps, key))
+    rise = _climb(loss, _box, params, box, x, y, *_check_steps_and_key(num_steps, key))
     return 100 * rise / (1 + evaluate(loss, params, x, y))
 
 
-def _steps(num_steps, key):
+def _check_steps_and_key(num_steps, key):
     """The checked number of steps, and the key or None."""
     if key is not None:
         check_key(key)
