@@ -1,6 +1,8 @@
 """The notebooks run from the first cell to the last, and find what they say."""
 
 import json
+import math
+import statistics
 from pathlib import Path
 
 import nbclient
@@ -9,7 +11,7 @@ import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 # Appended to a notebook: what it found, for the test to judge.
-FOUND = """
+KERNELS_FOUND = """
 import json
 
 print(json.dumps({
@@ -21,6 +23,26 @@ print(json.dumps({
     "theory": np.interp(sizes, grid, theory.test_error).tolist(),
     "measured": measured.value.tolist(),
     "spread": measured.standard_error.tolist(),
+}))
+"""
+CURVATURE_FOUND = """
+import json
+
+print(json.dumps({
+    "difference": float(gap),
+    "sum": float(sum_gap),
+    "fisher": float(fisher_gap),
+    "converged": [bool(top.converged.all()), bool(bottom.converged.all())],
+    "signs": [float(top.values[-1]), float(bottom.values[0])],
+    "residuals": [float(pairs.residuals[0]) for pairs in few.values()],
+    "trace": [float(trace.value) for trace in traces.values()],
+    "errors": [float(trace.standard_error) for trace in traces.values()],
+    "blocks": float(sum(trace.value for trace in blocks.values())),
+    "block_errors": [float(trace.standard_error) for trace in blocks.values()],
+    "edges": [seen.ratio[-10:].tolist() for seen in edges.values()],
+    "explained": plane.explained_variance.tolist(),
+    "barriers": [float(line.barrier) for line in lines.values()],
+    "distances": [matching.distance_before, matching.distance],
 }))
 """
 
@@ -41,14 +63,19 @@ def test_notebook_is_fit_to_be_opened_anywhere(path):
     assert kinds <= {"stream", "display_data", "execute_result"}
 
 
+def _execute(name, last_cell, folder):
+    """What `last_cell` prints at the end of a notebook, read as JSON."""
+    (path,) = (path for path in NOTEBOOKS if path.stem == name)
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(last_cell))
+    place = {"metadata": {"path": str(folder)}}
+    nbclient.NotebookClient(notebook, timeout=300, resources=place).execute()
+    return json.loads(notebook.cells[-1].outputs[0].text)
+
+
 @pytest.mark.slow
 def test_kernels_notebook_finds_what_it_says(tmp_path):
-    (path,) = (path for path in NOTEBOOKS if path.stem == "kernels")
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells.append(nbformat.v4.new_code_cell(FOUND))
-    place = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=300, resources=place).execute()
-    found = json.loads(notebook.cells[-1].outputs[0].text)
+    found = _execute("kernels", KERNELS_FOUND, tmp_path)
     assert found["trace"] < 1e-5
     # 5 / sqrt(128) of the limit: fluctuations are of this order in 1 / sqrt(width).
     assert 0 < found["limit"] < 0.44
@@ -61,3 +88,30 @@ def test_kernels_notebook_finds_what_it_says(tmp_path):
         found["theory"], found["measured"], found["spread"], strict=True
     ):
         assert abs(measured - theory) < 0.05 * theory + 3 * spread
+
+
+@pytest.mark.slow
+def test_curvature_notebook_finds_what_it_says(tmp_path):
+    found = _execute("curvature", CURVATURE_FOUND, tmp_path)
+    # Rounding of float32 over a step of 1e-3, and of one product.
+    assert found["difference"] < 1e-3
+    assert max(found["sum"], found["fisher"]) < 1e-5
+    assert all(found["converged"])
+    largest, smallest = found["signs"]
+    assert smallest < 0 < largest
+    cold, warm = found["residuals"]
+    assert warm < cold / 10
+    hutchinson, hutch, density = found["trace"]
+    # Four standard errors of each difference; 8 probes give Student's tails.
+    spread = found["errors"]
+    assert abs(hutchinson - hutch) < 4 * math.hypot(spread[0], spread[1])
+    assert abs(density - hutch) < 5 * math.hypot(spread[2], spread[1])
+    error = math.hypot(spread[1], sum(found["block_errors"]))
+    assert abs(found["blocks"] - hutch) < 4 * error
+    for ratios in found["edges"]:
+        assert abs(statistics.median(ratios) - 1) < 0.15
+    assert 0.5 < sum(found["explained"]) <= 1 + 1e-5
+    straight, matched, curve = found["barriers"]
+    assert max(matched, curve) < straight / 2
+    before, after = found["distances"]
+    assert after < before
