@@ -13,14 +13,23 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from matplotlib.image import imread
+from scipy.sparse.linalg import LinearOperator, eigsh
 
 from experiments import portrait as script
 from jaxtheory import kernels
 from jaxtheory._types import History
 from jaxtheory.dynamics import _store
 from jaxtheory.portrait import Config, Portrait, _plan, _run, portrait
-from jaxtheory.portrait.sections import SECTIONS, SHARPNESS, TRAINING, _bounds
+from jaxtheory.portrait.sections import (
+    SECTIONS,
+    SHARPNESS,
+    TRAINING,
+    _bounds,
+    _landscape,
+    _spectrum,
+)
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = (
@@ -63,7 +72,7 @@ class Finished(NamedTuple):
 
 @pytest.fixture(scope="module", autouse=True)
 def small_data():
-    """At most 200 training and 200 test examples, and few draws of the weights."""
+    """At most 200 training and 200 test examples, few draws, probes and points."""
     whole = _plan._dataset
 
     def small(config, key):
@@ -74,6 +83,9 @@ def small_data():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_plan, "_dataset", small)
         patch.setattr(_bounds, "_DRAWS", 20)
+        patch.setattr(_landscape, "_POINTS", 5)
+        patch.setattr(_spectrum, "_PROBES", 2)
+        patch.setattr(_spectrum, "_ITERATIONS", 16)
         yield
 
 
@@ -158,6 +170,54 @@ def test_numbers_are_those_of_the_run(finished):
         1 - cosine, abs=1e-5
     )
     assert 1 - cosine > 1e-4
+
+
+def test_spectrum_is_that_of_the_hessian_at_both_ends(finished):
+    """Against a Lanczos of other code on the loss, and the monitor's own record."""
+    plan, history = finished.plan, finished.history
+    numbers = finished.result.numbers["spectrum"]
+    mean_loss = lambda params: jax.numpy.mean(
+        plan.loss_fn(plan.apply_fn(params, plan.x_train), plan.y_train)
+    )
+    params, back = ravel_pytree(history.state.params)
+    gradient = jax.grad(lambda flat: mean_loss(back(flat)))
+    product = jax.jit(lambda v: jax.jvp(gradient, (params,), (v,))[1])
+    p = len(params)
+    operator = LinearOperator((p, p), matvec=product, dtype=np.float32)  # pyright: ignore[reportCallIssue]
+    largest = eigsh(operator, k=3, which="LA", return_eigenvectors=False)
+    found = numbers["end"]["eigenvalues"]
+    np.testing.assert_allclose(found[:3], largest[::-1], rtol=1e-3)
+    recorded = history.records["curvature"]["sharpness"]
+    assert recorded[-1] == pytest.approx(found[0], rel=0.02)
+    assert recorded[0] == pytest.approx(numbers["start"]["eigenvalues"][0], rel=0.02)
+    assert numbers["num_params"] == p
+    counts = np.sum([list(v) for v in numbers["end"]["per_decade"].values()], axis=0)
+    width = numbers["places"][1] - numbers["places"][0]
+    assert 10 < width * counts.sum() < 1.01 * p
+
+
+def test_landscape_is_the_loss_around_the_path(finished):
+    plan, history = finished.plan, finished.history
+    numbers = finished.result.numbers["landscape"]
+    stacked = jax.tree.leaves(history.records["params"])
+    path = np.concatenate([np.reshape(a, (51, -1)) for a in stacked], 1).astype(float)
+    _, singular, directions = np.linalg.svd(
+        path - path.mean(axis=0), full_matrices=False
+    )
+    share = singular**2 / np.sum(singular**2)
+    np.testing.assert_allclose(numbers["share"], share[:2], rtol=1e-3)
+    coordinates = (path - path[-1]) @ directions[:2].T
+    signs = np.sign(coordinates[0])
+    np.testing.assert_allclose(
+        numbers["path"], coordinates * signs, atol=1e-3 * np.abs(coordinates).max()
+    )
+    assert numbers["beneath"][-1] == pytest.approx(1, abs=1e-4)
+    place = np.array([numbers["first"][0], numbers["second"][3]]) * signs
+    _, back = ravel_pytree(history.state.params)
+    moved = back(jax.numpy.asarray(path[-1] + place @ directions[:2], "float32"))
+    outputs = plan.apply_fn(moved, plan.x_train)
+    loss = float(np.mean(plan.loss_fn(outputs, plan.y_train)))
+    assert numbers["losses"][0][3] == pytest.approx(loss, rel=1e-3)
 
 
 def test_picture_opens_at_a_sensible_size(finished):
@@ -287,6 +347,7 @@ def test_every_section_survives_divergence(
     history = cut(finished.history, num_records, scale=scale)
     monkeypatch.setattr(_run, "make_plan", lambda config: finished.plan)
     monkeypatch.setattr(_run, "_train", lambda *_: history)
+    monkeypatch.setattr(_run, "overview", lambda *_: None)
     config = Config(batch_size=50, num_steps=50, out=tmp_path / "diverged")
     result = portrait(config, progress=False)
     assert result.diverged_at == num_records - 1
@@ -311,6 +372,7 @@ def diverged(small_data, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "infinite_width", missing)
+        patch.setattr(_run, "overview", lambda *_: None)
         return portrait(config, progress=False)
 
 
@@ -333,14 +395,16 @@ def test_regression_leaves_out_what_needs_classes(diverged):
     assert list(diverged.numbers) == [
         "training",
         "sharpness",
+        "spectrum",
         "noise",
         "kernel",
         "kernel_evolution",
         "kernel_spectrum",
+        "landscape",
         "path",
     ]
     assert "relative error" in diverged.rows[0].quantity
-    assert len(figures(page_of(diverged))) == 7
+    assert len(figures(page_of(diverged))) == 9
 
 
 def test_without_infinite_width_the_page_says_why(diverged):
@@ -352,10 +416,10 @@ def test_without_infinite_width_the_page_says_why(diverged):
 def test_kernels_are_held_against_the_network_and_its_limit(finished):
     plan, history, numbers = finished.plan, finished.history, finished.result.numbers
     found = numbers["kernel"]
-    n, deviations = len(plan.x_train), {"weight_std": 1.0, "bias_std": 0.0}
+    n = len(plan.x_train)
     both = np.concatenate([plan.x_train, plan.x_test])
     limit = kernels.infinite_width(
-        plan.module, both, plan.x_train, batch_size=500, **deviations
+        plan.module, both, plan.x_train, batch_size=500, weight_std=1.0, bias_std=0.0
     )
     train, test = np.split(np.asarray(limit.ntk, float), [n])
     targets = np.eye(10)[np.asarray(plan.y_train)]

@@ -20,12 +20,13 @@ def sharpness(*, late=1.0, end=1.0, peak=1.05, threshold=20.0, low=None, **chang
         "kind": "sharpness",
         "threshold": threshold,
         "threshold_low": threshold if low is None else low,
+        "thresholds": [threshold] * 3,
         "late_ratio": late,
         "end_ratio": end,
         "peak_ratio": peak,
         "peak_error": 0.0,
         "peak_step": 10,
-        "residual": 1e-4,
+        "converged": 1.0,
         "cross_entropy": False,
         "optimizer": "sgd",
         "minibatch": False,
@@ -92,6 +93,39 @@ def test_sharpness_of_adam_has_its_own_threshold():
     assert "no theory gives one" in note.text
 
 
+def test_sharpness_of_sam_has_a_threshold_that_moves():
+    config = _plan.complete(Config(optimizer="sam", learning_rate=0.5))
+    values = {
+        "sharpness": np.array([1.0, 2.0, 3.0, 2.5, 1.4, 1.0]),
+        "threshold": np.array([4.0, 3.5, 3.0, 2.5, 1.4, 1.0]),
+        "converged": np.ones(6),
+    }
+    history: Any = SimpleNamespace(
+        steps=np.arange(6) * 10, records={"curvature": values}, diverged_at=None
+    )
+    _, edge = _plan._optimizer(config)
+    plan: Any = SimpleNamespace(config=config, edge=edge)
+    numbers = dict(SHARPNESS.read(plan, history))
+    assert (numbers["late_ratio"], numbers["threshold"]) == (1.0, 1.0)
+    (finding,) = SHARPNESS.findings(numbers)
+    assert finding.verdict == "agrees"
+    assert "to rise to the threshold of SAM (1 at the end) and to stay" in finding.text
+    assert SHARPNESS.rows(numbers)[0].reference == "threshold of SAM (1 at the end)"
+    assert "threshold of SAM" in svg(SHARPNESS, numbers)
+    trend, note = SHARPNESS.findings(numbers | {"minibatch": True})
+    assert trend.verdict == "measured"
+    assert "for SAM on minibatches no theory" in note.text
+
+
+def test_sharpness_that_was_hard_to_find():
+    (_,) = SHARPNESS.findings(sharpness(converged=0.96))
+    first, note = SHARPNESS.findings(sharpness(converged=0.75))
+    assert first.verdict == "agrees"
+    assert "At 25 % of the records the residual" in note.text
+    *_, note = SHARPNESS.findings(sharpness(converged=0.75, minibatch=True))
+    assert "lower bound" in note.text
+
+
 def test_sharpness_of_momentum_on_minibatches_has_a_range():
     heavy = BATCH | {"optimizer": "momentum", "learning_rate": 0.05}
     numbers = sharpness(threshold=76.0, low=4.0, late=0.4, end=0.5, **heavy)
@@ -150,6 +184,10 @@ def test_sharpness_in_the_table(late, text):
         ("momentum", 50, "batch", 0.2, 3.8),
         ("adam", None, "preconditioned", 38, 38),
         ("adam", 50, "preconditioned", 38, 38),
+        ("nesterov", None, "sharpness", 3.8 / 2.8, 3.8 / 2.8),
+        ("nesterov", 50, "sharpness", 3.8 / 2.8, 3.8 / 2.8),
+        # (2 - rate decay) 19 with a rate of .5 and a decay of .1
+        ("adamw", None, "preconditioned", 37.05, 37.05),
     ],
 )
 def test_sharpness_compares_the_right_pair(optimizer, batch_size, kind, low, high):
@@ -157,14 +195,15 @@ def test_sharpness_compares_the_right_pair(optimizer, batch_size, kind, low, hig
         Config(optimizer=optimizer, batch_size=batch_size, learning_rate=0.5)
     )
     curve = np.array([NAN, 1.0, 6.0, 4.0, 4.0, 4.0])
-    values = {name: 0 * curve for name in ("sharpness", "residual", "batch_error")}
+    names = ("sharpness", "threshold", "converged", "batch_error")
+    values = {name: 0 * curve for name in names}
     history: Any = SimpleNamespace(
         steps=np.arange(6) * 10,
         records={"curvature": values | {kind: curve}},
         diverged_at=None,
     )
-    _, threshold = _plan._optimizer(config)
-    plan: Any = SimpleNamespace(config=config, threshold=threshold)
+    _, edge = _plan._optimizer(config)
+    plan: Any = SimpleNamespace(config=config, edge=edge)
     numbers = SHARPNESS.read(plan, history)
     assert numbers["kind"] == kind
     assert numbers["threshold_low"] == pytest.approx(low / 0.5)

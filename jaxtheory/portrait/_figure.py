@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from jaxtheory.plot import STYLE
 
-_COLUMNS = 5
+_COLUMNS = (5, 4, 3)
 
 
 def section_svg(draw: Callable[[Any], None]) -> bytes:
@@ -40,7 +40,9 @@ def overview(
         title: Heading of the picture.
         draws: Title and drawing function of each section.
     """
-    columns = min(_COLUMNS, len(draws))
+    # As few empty places as can be, then as wide as can be.
+    columns = min(_COLUMNS, key=lambda width: -len(draws) % width)
+    columns = min(columns, len(draws))
     lines = -(-len(draws) // columns)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.7 * columns, 3.7 * lines), layout="constrained")

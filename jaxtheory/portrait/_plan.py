@@ -1,5 +1,6 @@
 """What a portrait is of: the configuration, and everything that follows from it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -11,17 +12,28 @@ from jaxtyping import Array, Float
 
 from jaxtheory import data, models
 from jaxtheory._types import ApplyFn, KeyArray, LossFn, Objective, TrainState
-from jaxtheory.curvature import StabilityThreshold, stability_threshold
 from jaxtheory.dynamics import init
 from jaxtheory.interop import flax as interop_flax
 
 NUM_RECORDS = 50
 MOMENTUM = 0.9
-ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
-_LEARNING_RATES = {
-    "squared-error": {"sgd": 0.1, "momentum": 0.05, "adam": 0.003},
-    "cross-entropy": {"sgd": 0.5, "momentum": 0.05, "adam": 0.003},
+ADAM: Mapping[str, Any] = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
+WEIGHT_DECAY = 0.1
+RADIUS = 0.05
+OPTIMIZERS = {
+    "sgd": "gradient descent",
+    "momentum": "heavy ball",
+    "nesterov": "Nesterov's momentum",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "sam": "SAM",
 }
+_LEARNING_RATES = {
+    "squared-error": {"sgd": 0.1, "sam": 0.1},
+    "cross-entropy": {"sgd": 0.5, "sam": 0.5},
+}
+# The same under both losses.
+_OTHERS = {"momentum": 0.05, "nesterov": 0.05, "adam": 0.003, "adamw": 0.003}
 
 
 @dataclass(frozen=True)
@@ -36,7 +48,8 @@ class Config:
         loss: Half the squared distance to one-hot labels (or to the target), under
             which the theory of kernels and of the edge of stability is exact, or
             cross-entropy (classes only).
-        optimizer: Gradient descent, heavy-ball momentum (0.9), or Adam.
+        optimizer: Gradient descent, momentum (0.9; heavy-ball or Nesterov's), Adam,
+            AdamW (weight decay 0.1), or SAM over gradient descent (radius 0.05).
         learning_rate: Step size; by default one that trains digits.
         batch_size: Examples per step; by default all of them (full batch).
         num_steps: Optimizer steps, a multiple of 50: there are 50 records.
@@ -47,7 +60,7 @@ class Config:
     data: Literal["digits", "mixture", "single-index"] = "digits"
     model: Literal["mlp", "cnn"] = "mlp"
     loss: Literal["squared-error", "cross-entropy"] = "squared-error"
-    optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
+    optimizer: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "sam"] = "sgd"
     learning_rate: float | None = None
     batch_size: int | None = None
     num_steps: int = 2000
@@ -71,7 +84,8 @@ class Plan(NamedTuple):
         objective: What training differentiates.
         optimizer: The optax optimizer.
         state: The state in which training begins.
-        threshold: The edge of stability of this optimizer.
+        edge: What `curvature.stability_threshold` takes to say where the edge of this
+            optimizer is; without the gradient's norm, which SAM's moves with.
         key: Random key for training and measurements.
     """
 
@@ -87,7 +101,7 @@ class Plan(NamedTuple):
     objective: Objective
     optimizer: optax.GradientTransformation
     state: TrainState
-    threshold: StabilityThreshold
+    edge: Mapping[str, Any]
     key: KeyArray
 
     def targets(self, y: Array) -> Float[Array, "n k"]:
@@ -135,7 +149,8 @@ def complete(config: Config) -> Config:
             "with `data` 'single-index'."
         )
     rate = config.learning_rate
-    rate = _LEARNING_RATES[config.loss][config.optimizer] if rate is None else rate
+    usual = _OTHERS | _LEARNING_RATES[config.loss]
+    rate = usual[config.optimizer] if rate is None else rate
     if not 0 < rate < float("inf"):
         raise ValueError(
             f"`learning_rate` must be positive and finite, but was {rate}."
@@ -179,7 +194,7 @@ def make_plan(config: Config) -> Plan:
         loss_fn = optax.softmax_cross_entropy_with_integer_labels
     else:
         loss_fn = _half_square if num_classes is None else _half_square_one_hot
-    optimizer, threshold = _optimizer(config)
+    optimizer, edge = _optimizer(config)
     return Plan(
         config=config,
         x_train=dataset.x_train,
@@ -193,7 +208,7 @@ def make_plan(config: Config) -> Plan:
         objective=interop_flax.objective(module, loss_fn),
         optimizer=optimizer,
         state=init(optimizer, params),
-        threshold=threshold,
+        edge=edge,
         key=key,
     )
 
@@ -223,17 +238,27 @@ def _check_batch(config: Config, num_train: int) -> None:
         )
 
 
-def _optimizer(config: Config) -> tuple[Any, StabilityThreshold]:
+def _optimizer(config: Config) -> tuple[Any, dict[str, Any]]:
+    """The optimizer, and what `stability_threshold` has to know of it."""
     rate = config.learning_rate
     assert rate is not None  # a completed configuration has one
+    plain: dict[str, Any] = {"learning_rate": rate}
     if config.optimizer == "sgd":
-        edge = stability_threshold("gradient_descent", learning_rate=rate)
-        return optax.sgd(rate), edge
-    if config.optimizer == "momentum":
-        edge = stability_threshold("heavy_ball", learning_rate=rate, momentum=MOMENTUM)
-        return optax.sgd(rate, momentum=MOMENTUM), edge
-    edge = stability_threshold("adam", learning_rate=rate, momentum=ADAM["b1"])
-    return optax.adam(rate, b1=ADAM["b1"], b2=ADAM["b2"], eps=ADAM["eps"]), edge
+        return optax.sgd(rate), plain | {"method": "gradient_descent"}
+    if config.optimizer == "sam":
+        ascent = optax.chain(optax.contrib.normalize(), optax.sgd(RADIUS))
+        # Opaque: every step climbs and descends.
+        sam = optax.contrib.sam(optax.sgd(rate), ascent, opaque_mode=True)
+        return sam, plain | {"method": "sam", "radius": RADIUS}
+    if config.optimizer in ("adam", "adamw"):
+        edge = plain | {"method": "adam", "momentum": ADAM["b1"]}
+        if config.optimizer == "adam":
+            return optax.adam(rate, **ADAM), edge
+        adamw = optax.adamw(rate, **ADAM, weight_decay=WEIGHT_DECAY)
+        return adamw, edge | {"weight_decay": WEIGHT_DECAY}
+    ahead = config.optimizer == "nesterov"
+    edge = {"method": "nesterov" if ahead else "heavy_ball", "momentum": MOMENTUM}
+    return optax.sgd(rate, momentum=MOMENTUM, nesterov=ahead), plain | edge
 
 
 def _half_square(outputs, targets):

@@ -13,12 +13,19 @@ from jaxtheory._types import History
 from jaxtheory.portrait import _folder
 from jaxtheory.portrait._figure import overview, section_svg
 from jaxtheory.portrait._page import Block, page
-from jaxtheory.portrait._plan import NUM_RECORDS, Config, Plan, complete, make_plan
+from jaxtheory.portrait._plan import (
+    NUM_RECORDS,
+    OPTIMIZERS,
+    Config,
+    Plan,
+    complete,
+    make_plan,
+)
 from jaxtheory.portrait._section import Row, Section
 from jaxtheory.portrait.sections import SECTIONS
 
 # Of what sections read from a run; numbers of another version are measured again.
-_VERSION = 4
+_VERSION = 5
 
 
 class Portrait(NamedTuple):
@@ -193,12 +200,11 @@ def _block(section: Section, numbers: Any, diverged: bool) -> Block:
 
 def title(config: Config) -> str:
     """One line that names the run."""
-    names = {"sgd": "gradient descent", "momentum": "heavy ball", "adam": "Adam"}
     batch = "full batch"
     if config.batch_size is not None:
         batch = f"batches of {config.batch_size:,}"
     return (
         f"{config.model.upper()} on {config.data}, {config.loss.replace('-', ' ')}, "
-        f"{names[config.optimizer]}, η = {config.learning_rate:g}, {batch}, "
+        f"{OPTIMIZERS[config.optimizer]}, η = {config.learning_rate:g}, {batch}, "
         f"{config.num_steps:,} steps"
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from typing import Any, Literal, NamedTuple
 
-from jaxtheory._types import History, Measurement
+from jaxtheory._types import History, Measurement, StatefulMeasurement
 from jaxtheory.portrait._plan import Config, Plan
 
 Numbers = Mapping[str, Any]
@@ -59,7 +59,7 @@ class Section(NamedTuple):
     name: str
     title: str
     applies: Callable[[Config], bool]
-    record: Callable[[Plan], Mapping[str, Measurement]]
+    record: Callable[[Plan], Mapping[str, Measurement | StatefulMeasurement]]
     trace: Callable[[Plan], Mapping[str, Measurement]]
     read: Callable[[Plan, History], Numbers]
     draw: Callable[[Numbers, Any], None]

@@ -8,21 +8,25 @@ from jaxtheory.portrait.sections._collapse import SECTION as COLLAPSE
 from jaxtheory.portrait.sections._kernel import SECTION as KERNEL
 from jaxtheory.portrait.sections._kernel_evolution import SECTION as KERNEL_EVOLUTION
 from jaxtheory.portrait.sections._kernel_spectrum import SECTION as KERNEL_SPECTRUM
+from jaxtheory.portrait.sections._landscape import SECTION as LANDSCAPE
 from jaxtheory.portrait.sections._noise import SECTION as NOISE
 from jaxtheory.portrait.sections._path import SECTION as PATH
 from jaxtheory.portrait.sections._separation import SECTION as SEPARATION
 from jaxtheory.portrait.sections._sharpness import SECTION as SHARPNESS
+from jaxtheory.portrait.sections._spectrum import SECTION as SPECTRUM
 from jaxtheory.portrait.sections._training import SECTION as TRAINING
 
 SECTIONS = (
     TRAINING,
     SHARPNESS,
+    SPECTRUM,
     NOISE,
     KERNEL,
     KERNEL_EVOLUTION,
     KERNEL_SPECTRUM,
     COLLAPSE,
     SEPARATION,
+    LANDSCAPE,
     PATH,
     BOUNDS,
 )

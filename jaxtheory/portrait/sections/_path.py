@@ -46,6 +46,9 @@ def read(plan, history):
     centred = points - points.mean(axis=0)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
     shown = np.unique(np.linspace(0, len(points) - 1, _DRAWN).astype(int))
+    plane = centred @ directions[:2].T
+    # It comes from the positive side, as on the landscape.
+    plane = plane * np.where(plane[0] < plane[-1], -1, 1)
     variance = np.sum(singular**2)
     share = singular[:2] ** 2 / (variance if variance > 0 else np.nan)
     return {
@@ -58,7 +61,7 @@ def read(plan, history):
         "ph_standard_error": float(result.ph_standard_error),
         "sign_flipped": _null(result.null_sign_flipped),
         "ou": _null(result.null_ou),
-        "plane": [only(row) for row in centred[shown] @ directions[:2].T],
+        "plane": [only(row) for row in plane[shown]],
         "plane_steps": [int(step) for step in shown],
         "plane_share": only(share),
     }
