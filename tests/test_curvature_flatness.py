@@ -103,7 +103,28 @@ def test_where_the_loss_never_rises_enough():
     at_minimum, _, _ = quadratic()
     assert not flatness.epsilon_sharpness(*at_minimum, rise=0.1).found
     broken = (*problem[:2], problem[2].at[0].set(jnp.nan), *problem[3:])
-    assert not flatness.epsilon_sharpness(*broken, rise=0.1).found
+    found = flatness.epsilon_sharpness(*broken, rise=0.1)
+    assert not found.found
+    assert np.isnan(found.value)  # not the flattest of all
+    missing = (*problem[:3], problem[3].at[0].set(jnp.nan), problem[4])
+    complexity = flatness.pac_bayes(
+        *missing, initial_params=problem[2], key=new_key(), num_samples=2
+    )
+    assert not complexity.found
+    assert np.isnan(complexity.value)
+
+
+def test_single_precision_in_a_double_precision_session(x64):
+    problem, _, _ = quadratic(minimum=False)
+    problem = jax.tree.map(lambda a: a.astype(jnp.float32), problem[2:])
+    problem = (linear, half_square, *problem)
+    found = flatness.local_entropy(*problem, key=new_key(), num_chains=3)
+    assert found.value.value.dtype == jnp.float32
+    width = np.float64(0.01)
+    assert flatness.keskar_sharpness(*problem, epsilon=width).dtype == jnp.float32
+    names = ["sharpness"]  # of 4 parameters, with 30 iterations by default
+    table = flatness.all_measures(*problem, key=new_key(), names=names)
+    assert np.isfinite(table["sharpness"])
 
 
 def test_pac_bayes_of_a_quadratic():

@@ -280,6 +280,31 @@ def test_memory_is_that_of_the_stored_vectors(kind, num_iterations, most):
 UNTAGGED = lx.MatrixLinearOperator(jnp.eye(4))
 
 
+def test_long_vectors_in_single_precision():
+    """A product of the basis with a vector that adds up naively is off by 4e-4."""
+    eigenvalues = jnp.concatenate([jnp.array([10.0]), jnp.linspace(0, 1, 999_999)])
+    operator = linalg.function_operator(
+        jnp.multiply, eigenvalues, structure=eigenvalues, tags=lx.symmetric_tag
+    )
+    top = linalg.top_eigenpairs(operator, key=new_key(), num_iterations=12)
+    np.testing.assert_allclose(top.values[0], 10, rtol=1e-5)
+    assert top.asymmetry < 1e-5
+
+
+@pytest.mark.usefixtures("user_land")
+def test_several_pairs_of_half_precision_need_reorthogonalisation():
+    diagonal = jnp.array([3.0, 2.0, 1.0], jnp.bfloat16)
+    operator = linalg.function_operator(
+        jnp.multiply, diagonal, structure=diagonal, tags=lx.symmetric_tag
+    )
+    find = lambda num: linalg.top_eigenpairs(
+        operator, key=new_key(), num=num, reorthogonalise="none"
+    )
+    np.testing.assert_allclose(find(1).values, [3], rtol=0.02)
+    with pytest.raises(ValueError, match="`reorthogonalise` must be 'full' for 2"):
+        find(2)
+
+
 @pytest.mark.usefixtures("user_land")
 @pytest.mark.parametrize(
     "routine",

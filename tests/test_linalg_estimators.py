@@ -226,6 +226,24 @@ def test_singular_operators_have_a_determinant_of_zero():
     np.testing.assert_allclose(lifted.value, expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("eigenvalues", ["positive", "absolute"])
+def test_no_logarithm_is_taken_of_rounding(eigenvalues):
+    operator = matrix_operator(rotated(np.repeat([0.0, 1.0, 2.0], 10)))
+    found = linalg.log_determinant(operator, key=new_key(), eigenvalues=eigenvalues)
+    assert found.value == -np.inf
+    assert found.num_negative == 0
+
+
+def test_signs_in_half_precision():
+    diagonal = jnp.array([-2.0, -0.5, 1.0, 3.0], jnp.bfloat16)
+    operator = linalg.function_operator(
+        jnp.multiply, diagonal, structure=diagonal, tags=lx.symmetric_tag
+    )
+    found = linalg.log_determinant(operator, key=new_key())
+    np.testing.assert_allclose(found.num_negative, 2, rtol=0.05)
+    assert np.isnan(found.value)
+
+
 def test_operators_that_are_not_finite_show():
     operator = matrix_operator(np.full((4, 4), np.nan))
     for method in ("hutchinson", "hutch++", "xtrace"):

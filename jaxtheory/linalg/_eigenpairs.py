@@ -106,8 +106,10 @@ def top_eigenpairs(
 
     Raises:
         ValueError: `num` or `num_iterations` is out of range, the operator is not
-            square or not tagged as symmetric, `start` does not fit it, `tolerance` is
-            negative, `key` is no typed key, or `reorthogonalise` is another word.
+            square or not tagged as symmetric, `start` does not fit it, several pairs
+            of an operator in half precision are asked for without
+            reorthogonalisation (its copies are too far apart), `tolerance` is negative,
+            `key` is no typed key, or `reorthogonalise` is another word.
 
     Memory:
         Full: ``(m + num + 6) p`` numbers and ``m + num`` products. None:
@@ -190,6 +192,7 @@ def _extreme_eigenpairs(
     check_symmetric(operator)
     check_reorthogonalise(reorthogonalise)
     num = check_count(num=num)
+    _check_precision(operator, num, reorthogonalise)
     if num > p:
         raise ValueError(
             f"`num` must be between 1 and the operator's dimension {p}, but was {num}."
@@ -209,6 +212,20 @@ def _extreme_eigenpairs(
     arrays, rest = split_operator(operator)
     static = (rest, num, num_iterations, sign, reorthogonalise)
     return _eigenpairs(arrays, start, key, tolerance, *static)
+
+
+def _check_precision(operator, num, reorthogonalise):
+    """Raise where copies of an eigenvalue could not be told from others."""
+    if num == 1 or reorthogonalise == "full":
+        return
+    for leaf in jax.tree.leaves(operator.in_structure()):
+        if jnp.finfo(leaf.dtype).bits < 32:
+            raise ValueError(
+                f"`reorthogonalise` must be 'full' for {num} eigenpairs of an operator "
+                f"in half precision ({leaf.dtype}), whose rounding spreads the copies "
+                "of an eigenvalue too far to know them. Or take the parameters to "
+                "float32."
+            )
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5, 6, 7, 8))

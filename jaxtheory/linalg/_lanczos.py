@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from jaxtheory._types import KeyArray
 from jaxtheory.batching import check_count, check_key
 from jaxtheory.linalg._checks import check_reorthogonalise
+from jaxtheory.linalg._flat import inner_products
 from jaxtheory.linalg._watch import not_finite, nothing_yet, seen
 
 _dot = functools.partial(jnp.dot, precision="highest")
@@ -161,7 +162,7 @@ def _full_step(product, restarts, index, carry):
     basis, diagonal, off_diagonal, vector, watch = carry
     basis = basis.at[index].set(vector)
     image = _apply(product, vector)
-    coordinates = _dot(basis, image)
+    coordinates = inner_products(basis, image)
     entry = not_finite(image)
     alpha = coordinates[index]
     # Symmetry says what all coordinates but the last are, without a product more. At
@@ -257,7 +258,7 @@ def norm(vector: Float[Array, " p"]) -> Float[Array, ""]:
 
 def _orthogonalise(vector, basis):
     """Remove what lies in the span of the basis; twice is enough (Parlett)."""
-    return vector - _dot(_dot(basis, vector), basis)
+    return vector - _dot(inner_products(basis, vector), basis)
 
 
 def dense(krylov: Tridiagonal) -> Float[Array, "m m"]:

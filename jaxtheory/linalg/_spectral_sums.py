@@ -23,7 +23,8 @@ class SpectralSum(NamedTuple):
         standard_error: Standard error of `value` over probes.
         num_samples: Number of probes.
         num_negative: Estimated number of eigenvalues below zero by more than rounding:
-            ``p`` times their share in the probes. 0 says that no probe saw one.
+            ``p`` times their share in the probes. 0 says that no probe saw one; NaN
+            that products were not finite.
     """
 
     value: Float[Array, "..."]
@@ -130,9 +131,9 @@ def log_determinant(
     Returns:
         The sum over all ``p`` eigenvalues, its standard error over probes, and
         `num_negative`. Minus infinity, with an infinite standard error, where an
-        eigenvalue is zero or no larger than its own rounding and not positive; NaN
-        where one is negative (then `num_negative` is positive) and `eigenvalues` is
-        ``"positive"``.
+        eigenvalue is zero or cannot be told from it (in float32, below about 1e-6 of
+        the largest); NaN where one is negative (then `num_negative` is positive) and
+        `eigenvalues` is ``"positive"``.
 
     Raises:
         ValueError: `eigenvalues` is another word, or as for `spectral_density`.
@@ -160,10 +161,12 @@ def log_determinant(
         operator, key=key, num_probes=num_probes, num_iterations=num_iterations
     )
     nodes, rounding = spectrum.nodes, _rounding(operator, spectrum)
+    # Its logarithm would be that of an accident of rounding.
+    zero = jnp.abs(nodes) <= _rounding(operator, spectrum, factor=10)
     if eigenvalues == "absolute":
-        nodes = jnp.abs(nodes)
-    else:  # zero but for rounding is zero
-        nodes = jnp.where((nodes < 0) & (nodes >= -rounding), 0, nodes)
+        nodes = jnp.where(zero, 0, jnp.abs(nodes))
+    else:
+        nodes = jnp.where(zero | ((nodes < 0) & (nodes >= -rounding)), 0, nodes)
     # Zero times the logarithm of zero is zero here: such a node was not seen.
     seen = (spectrum.weights > 0) | jnp.isnan(spectrum.weights)
     terms = jnp.where(seen, spectrum.weights * jnp.log(jnp.where(seen, nodes, 1)), 0)
@@ -172,14 +175,18 @@ def log_determinant(
     return SpectralSum(value, error, num, _num_negative(spectrum, rounding))
 
 
-def _rounding(operator, spectrum):
-    """How far below zero rounding alone may bring the eigenvalue zero."""
+def _rounding(operator, spectrum, factor=100):
+    """How far from zero rounding alone may bring the eigenvalue zero."""
     leaves = jax.tree.leaves(operator.in_structure())
-    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in leaves)
-    return 100 * eps * jnp.max(jnp.abs(spectrum.nodes))
+    eps = float(jnp.finfo(spectrum.nodes.dtype).eps)
+    coarsest = max(float(jnp.finfo(leaf.dtype).eps) for leaf in leaves)
+    # Products in half precision are coarser than everything after them.
+    relative = max(factor * eps, 4 * coarsest if coarsest > eps else 0.0)
+    return relative * jnp.max(jnp.abs(spectrum.nodes))
 
 
 def _num_negative(spectrum, rounding):
     """Estimated number of eigenvalues below zero by more than rounding."""
     share = jnp.where(spectrum.nodes < -rounding, spectrum.weights, 0)
+    share = jnp.where(jnp.isnan(spectrum.nodes), jnp.nan, share)
     return spectrum.dimension * jnp.mean(jnp.sum(share, axis=-1))

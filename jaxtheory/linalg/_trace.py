@@ -11,7 +11,7 @@ from matfree import stochtrace
 
 from jaxtheory._types import Estimate, KeyArray
 from jaxtheory.batching import check_count, check_key
-from jaxtheory.linalg._flat import flatten_operator
+from jaxtheory.linalg._flat import flatten_operator, inner_products
 from jaxtheory.linalg._operator import dimension, join_operator, split_operator
 from jaxtheory.linalg._probes import estimate, signs
 
@@ -116,7 +116,7 @@ def _hutch_plus_plus(arrays, key, rest, num_samples):
 
     def sample(index):
         probe = signs(probe_key, index, zeros)[0]
-        probe = probe - dot(dot(basis, probe), basis)
+        probe = probe - dot(inner_products(basis, probe), basis)
         return dot(probe, product(probe))
 
     return inside + jax.lax.map(sample, jnp.arange(num_samples - 2 * rank))

@@ -3,6 +3,8 @@
 All are called as ``measure(apply_fn, loss_fn, params, x, y, *, ...)``, with ``key=``
 where they are random, and are pure: they can be jitted, mapped over a population of
 parameters, and recorded during training. `all_measures` evaluates a table of them.
+Perturbations are added in the precision of the parameters: measure in float32, as half
+precision rounds small ones away.
 """
 
 from jaxtheory.curvature._sharpness import batch_sharpness as batch_sharpness

@@ -289,7 +289,8 @@ def keskar_sharpness(
     """
     loss = prepare(apply_fn, loss_fn, params, x, y, batch_size)
     check_positive("epsilon", epsilon)
-    box = jax.tree.map(lambda p: epsilon * (jnp.abs(p) + 1), params)
+    half_width = lambda p: (epsilon * (jnp.abs(p) + 1)).astype(jnp.result_type(p))
+    box = jax.tree.map(half_width, params)
     rise = _climb(loss, _box, params, box, x, y, *_check_steps_and_key(num_steps, key))
     return 100 * rise / (1 + evaluate(loss, params, x, y))
 

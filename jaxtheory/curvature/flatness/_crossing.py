@@ -31,7 +31,8 @@ class EpsilonSharpness(NamedTuple):
 
     Attributes:
         value: ``1 / distance``.
-        distance: Length of the ascent step; infinite where none was found.
+        distance: Length of the ascent step; infinite where none was found, NaN where
+            the loss or its gradient is not finite.
         found: Whether the loss reached the rise. False also where the gradient is
             zero, which has no direction, or something is not finite.
     """
@@ -48,8 +49,9 @@ class PacBayes(NamedTuple):
         value: The complexity ``sqrt((KL + log(2 sqrt(n) / delta)) / (2 n))``.
         published: ``|t - t0|^2 / (4 s^2) + log(2 n / delta)``, as in the study's code.
         divergence: ``KL = |t - t0|^2 / (2 s^2)``, in nats.
-        std: The standard deviation ``s``; infinite where none was found. Its standard
-            error is that of the mean rise over its slope in ``s``.
+        std: The standard deviation ``s``; infinite where none was found, and NaN, as
+            are the others, where the loss is not finite. Its standard error is that of
+            the mean rise over its slope in ``s``.
         found: Whether the mean loss reached the rise.
     """
 
@@ -91,7 +93,8 @@ def epsilon_sharpness(
 
     Returns:
         The sharpness, the length ``eta |g|``, and whether there is one. A loss that
-        stays below the rise has sharpness 0 at an infinite distance.
+        stays below the rise has sharpness 0 at an infinite distance; where loss or
+        gradient are not finite both are NaN.
 
     Raises:
         ValueError: `rise` is not positive, or as for `curvature.hessian`.
@@ -130,6 +133,7 @@ def _epsilon_sharpness(loss, params, x, y, rise):
     )
     found = found & (top > 0) & jnp.isfinite(base) & jnp.isfinite(top)
     distance = jnp.where(found, distance, jnp.inf)
+    distance = jnp.where(jnp.isfinite(base) & jnp.isfinite(top), distance, jnp.nan)
     return EpsilonSharpness(1 / distance, distance, found)
 
 
@@ -242,7 +246,8 @@ def _perturbation(loss, params, x, y, key, rise, num_samples):
     found = found & jnp.isfinite(base)
     values, slopes = rises_and_slopes(jnp.where(found, std, first))
     error = mean_estimate(values).standard_error / jnp.abs(jnp.mean(slopes))
-    unknown = lambda value: jnp.where(found, value, jnp.inf)
+    none = jnp.where(jnp.isfinite(base), jnp.inf, jnp.nan)
+    unknown = lambda value: jnp.where(found, value, none)
     return Estimate(unknown(std), unknown(error), num_samples), found
 
 

@@ -159,7 +159,10 @@ def _chain(evaluate, params, num_temperatures, num_steps, key):
     num = num_temperatures + num_steps
     start = gaussian(jax.random.fold_in(key, num), params)
     start = _Point(start, *evaluate(start))
-    temperature = lambda index: jnp.minimum(index / num_temperatures, 1.0) ** 3
+
+    def temperature(index):
+        share = jnp.minimum(index / num_temperatures, 1.0)
+        return share.astype(start.loss.dtype) ** 3
 
     def step(carry, index):
         point, log_weight, total = carry

@@ -16,6 +16,7 @@ from jaxtheory.curvature.flatness._ascent import (
     m_sharpness,
     sam_sharpness,
 )
+from jaxtheory.curvature.flatness._common import size
 from jaxtheory.curvature.flatness._crossing import epsilon_sharpness, pac_bayes
 from jaxtheory.curvature.flatness._local_entropy import local_entropy
 from jaxtheory.curvature.flatness._quadratic import (
@@ -136,6 +137,8 @@ def all_measures(
         function, random, preset = MEASURES[name]
         small = ("minibatch_size", "batch_size")
         preset = {k: min(v, n // 2) if k in small else v for k, v in preset.items()}
+        if "num_iterations" in preset:
+            preset["num_iterations"] = min(preset["num_iterations"], size(params))
         given: dict[str, Any] = {**preset, **options.get(name, {})}
         if random:
             given["key"] = jax.random.fold_in(key, list(MEASURES).index(name))
