@@ -292,6 +292,7 @@ def test_same_configuration_reads_the_run_again(finished, monkeypatch):
     monkeypatch.setattr(
         _run, "SECTIONS", tuple(section._replace(read=fail) for section in SECTIONS)
     )
+    monkeypatch.setattr(_run, "overview", lambda *_: None)  # as the page draws it
     folder = finished.result.folder
     before, trajectory = snapshot(folder), snapshot(folder / "trajectory")
     again = portrait(finished.config, progress=False)

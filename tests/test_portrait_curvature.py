@@ -60,6 +60,13 @@ def test_outliers_are_counted(values, changes, expected, verdict):
     assert first.verdict == (verdict or "measured")
 
 
+def test_outliers_that_were_not_found_are_not_judged():
+    numbers = spectrum(end={**end(*TOP), "converged": False})
+    first, _ = SPECTRUM.findings(numbers)
+    assert first.verdict == "measured"
+    assert "not all of them have converged" in first.text
+
+
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [

@@ -181,6 +181,8 @@ def _outliers(numbers):
     )
     text = text.replace("The first 1 hold", "The first holds")
     text = text[0].upper() + text[1:]
+    if not numbers["end"]["converged"]:
+        return Finding(f"{text}: not all of them have converged.", "measured")
     if ratio < _CLEARLY:
         return Finding(f"{text}: no gap is wide enough to count by.", "measured")
     if not numbers["classes"]:
