@@ -22,7 +22,7 @@ import jax
 import matplotlib
 import matplotlib.pyplot as plt
 import tyro
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from experiments.comparison.learners import Candidates, Setting, compare
 from experiments.comparison.page import draw, tables, write_rows

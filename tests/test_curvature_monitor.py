@@ -231,8 +231,8 @@ def test_bad_input(case, user_land):
         monitor(**changes)
 
 
-def test_a_method_without_a_threshold_is_told_when_training_begins(user_land):
+def test_a_method_without_a_threshold_is_told_before_training_begins(user_land):
     with pytest.raises(ValueError, match="Lion, Muon and active clipping have no"):
-        train(optax.lion(0.1), monitor(method="lion"))
+        monitor(method="lion")
     with pytest.raises(ValueError, match=r"`momentum` must be in .* but was None"):
-        train(optax.sgd(0.1), monitor(method="heavy_ball"))
+        monitor(method="heavy_ball", learning_rate=lambda state: 0.1)

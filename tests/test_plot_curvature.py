@@ -33,6 +33,7 @@ NODES = linalg.spectral_density(EIGHT, key=jax.random.key(0), num_probes=2)._rep
 )
 DRAWS = {
     "density": lambda ax: plot.spectral_density(NODES, ax=ax),
+    "log density": lambda ax: plot.log_spectral_density(NODES, ax=ax),
     "sharpness": lambda ax: plot.sharpness([0, 1], [1.0, 2.0], 3.0, ax=ax),
     "slice": lambda ax: plot.slice_1d(BETWEEN, ax=ax),
     "plane": lambda ax: plot.slice_2d(PLANE, path=PATH, ax=ax),
@@ -82,6 +83,23 @@ def test_density_of_an_operator_with_one_eigenvalue():
     ax = plot.spectral_density(density)
     peak = np.argmax(ax.lines[0].get_ydata())
     np.testing.assert_allclose(ax.lines[0].get_xdata()[peak], 3, rtol=0.01)
+
+
+def test_log_density_has_a_line_for_each_sign():
+    nodes = jnp.array([[0.1, 10.0], [-0.1, 10.0]])
+    ax = plot.log_spectral_density(NODES._replace(nodes=nodes), width=0.05)
+    height = 8 / (0.05 * np.sqrt(2 * np.pi))  # eight eigenvalues
+    for line, peaks in zip(
+        ax.lines, ({0.1: 0.45, 10.0: 0.1}, {0.1: 0.45}), strict=True
+    ):
+        places, values = line.get_xdata(), line.get_ydata()
+        for node, share in peaks.items():
+            near = np.argmin(np.abs(np.log10(places / node)))
+            np.testing.assert_allclose(values[near], share * height, rtol=0.05)
+    assert np.isnan(ax.lines[1].get_ydata()[np.argmin(np.abs(places - 10))])
+    assert legend(ax) == ["positive", "negative"]
+    with pytest.raises(ValueError, match="`density` must have a node that is not zero"):
+        plot.log_spectral_density(NODES._replace(nodes=jnp.zeros((2, 2))))
 
 
 def test_density_refuses(user_land):

@@ -115,9 +115,9 @@ def sharpness_over_threshold(
         in several runs without compiling again, build it once.
 
     Raises:
-        ValueError: A preconditioner is missing, `key` is no typed key, or a count is no
-            positive integer. When training begins: as for `hessian` and
-            `stability_threshold`.
+        ValueError: A preconditioner is missing, `key` is no typed key, a count is no
+            positive integer, or as for `stability_threshold`. When training begins: as
+            for `hessian`.
 
     Memory:
         ``(num_iterations + 1) p`` numbers and one chunk's activations;
@@ -161,6 +161,17 @@ def sharpness_over_threshold(
     check_key(key)
     num_iterations = check_count(num_iterations=num_iterations)
     check_batch_size(batch_size)
+    # Here and not where training begins: with numbers that pass for what changes.
+    changes = callable(learning_rate)
+    stability_threshold(
+        method,
+        learning_rate=1e-30 if changes else learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        decay=decay,
+        radius=radius,
+        gradient_norm=1.0 if method == "sam" else None,
+    )
     if preconditioner is None and method in ("adam", "nadam"):
         raise ValueError(
             f"`preconditioner` must be given for {method!r}, whose threshold is one on "

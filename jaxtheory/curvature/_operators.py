@@ -47,8 +47,10 @@ def hessian(
             not selected is held fixed and not differentiated. None takes all.
 
     Returns:
-        A symmetric lineax operator; a product costs about two gradients, and on data
-        sharded over devices exactly one all-reduce.
+        A symmetric lineax operator: ``H.mv(vector)`` is a product, which costs about
+        two gradients, and on data sharded over devices exactly one all-reduce. Of a
+        piecewise linear model (ReLU) it is the Hessian within the piece: kinks, which
+        differences of gradients see, are not in it.
 
     Raises:
         ValueError: Arrays disagree on ``n``, parameters are not floating-point, the

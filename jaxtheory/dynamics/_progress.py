@@ -27,7 +27,7 @@ def ticking(bar: Any) -> Iterator[Any]:
         The same bar.
 
     Example:
-        >>> from tqdm.auto import tqdm
+        >>> from tqdm import tqdm
         >>> with ticking(tqdm(total=2, disable=True)) as bar:
         ...     _ = bar.update(2)
     """

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float, PyTree, Shaped
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from jaxtheory._types import ApplyFn, Params
 from jaxtheory.batching import check_count, check_examples, check_params

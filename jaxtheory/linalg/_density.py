@@ -73,6 +73,11 @@ class SpectralDensity(NamedTuple):
         nowhere on this axis; those that are zero but for rounding lie below about
         ``log10(eps max |eigenvalue|)``, where the places mean nothing.
 
+        ``m`` iterations see whatever crowds around zero as one or two nodes, whose
+        place and sign are the iterations' and not the operator's: they move towards
+        zero as `num_iterations` grows, and the standard error over probes knows nothing
+        of it. Believe what stays where it is when the iterations are doubled.
+
         Args:
             grid: Where to evaluate it, ``[g]``: decimal logarithms of sizes of
                 eigenvalues.

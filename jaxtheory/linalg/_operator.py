@@ -95,9 +95,12 @@ def check_vector(vector: PyTree, like: PyTree, name: str = "vector") -> None:
     leaves = jax.tree_util.tree_leaves_with_path(vector)
     for (path, leaf), expected in zip(leaves, jax.tree.leaves(like), strict=True):
         if jnp.shape(leaf) != jnp.shape(expected):
+            stacked = jnp.shape(leaf)[1:] == jnp.shape(expected)
+            fix = " Of a stack take one: `jax.tree.map(lambda leaf: leaf[0], ...)`."
             raise ValueError(
                 f"`{name}{jax.tree_util.keystr(path)}` must have shape "
                 f"{jnp.shape(expected)}, but has {jnp.shape(leaf)}."
+                f"{fix if stacked else ''}"
             )
         dtypes = [jnp.result_type(a) for a in (leaf, expected)]
         if [jnp.issubdtype(d, jnp.complexfloating) for d in dtypes] == [True, False]:

@@ -1,6 +1,11 @@
-"""Pictures of results: each function draws into axes and returns them."""
+"""Pictures of results: each function draws into axes and returns them.
+
+Figures of its own it draws in its own style; for yours,
+``matplotlib.pyplot.rcParams.update(plot.STYLE)``.
+"""
 
 from jaxtheory.plot._comparison import comparison as comparison
+from jaxtheory.plot._curvature import log_spectral_density as log_spectral_density
 from jaxtheory.plot._curvature import sharpness as sharpness
 from jaxtheory.plot._curvature import spectral_density as spectral_density
 from jaxtheory.plot._kernel import kernel_evolution as kernel_evolution

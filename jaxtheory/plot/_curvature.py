@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Real
 from matplotlib.axes import Axes
 
+from jaxtheory.batching import check_number
 from jaxtheory.linalg import SpectralDensity
 from jaxtheory.plot._style import ACCENT, KERNEL, NULL, TRAIN, drawn_into, vector
 
@@ -61,17 +62,7 @@ def spectral_density(
         Ghorbani, Krishnan & Xiao, arXiv:1901.10159 (of network Hessians); Marchenko &
         Pastur, Math. USSR Sbornik 1 (1967) (the bulk).
     """
-    if not isinstance(density, SpectralDensity):
-        raise ValueError(
-            "`density` must be what `linalg.spectral_density` returned, but is of type "
-            f"{type(density).__name__}."
-        )
-    nodes = np.asarray(density.nodes, float)
-    if not np.all(np.isfinite(nodes)):
-        raise ValueError(
-            "`density` must have finite nodes, but some are not: the operator returned "
-            "something that is not finite."
-        )
+    nodes = _finite_nodes(density)
     low, high = nodes.min(), nodes.max()
     if width is None:
         width = float((high - low) or abs(high) or 1.0) / 100
@@ -89,6 +80,86 @@ def spectral_density(
     # The bulk is on the left; a threshold may pass behind the legend.
     ax.legend(loc="upper right", framealpha=0.9, edgecolor="none", frameon=True)
     return ax
+
+
+def log_spectral_density(
+    density: SpectralDensity,
+    *,
+    width: float = 0.1,
+    num_decades: float = 6,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw how many eigenvalues there are per decade of size, on each side of zero.
+
+    For heavy tails, which a linear axis shows as one peak at zero. What lies nearest to
+    zero is the work of the iterations and not of the operator: see
+    `SpectralDensity.log_density`.
+
+    Args:
+        density: What `linalg.spectral_density` returned.
+        width: Standard deviation of the smoothing Gaussian, in decades.
+        num_decades: Decades shown below the largest eigenvalue in size.
+        ax: Axes to draw into; None makes a figure.
+
+    Returns:
+        The axes: the line of positive eigenvalues, then that of negative ones.
+
+    Raises:
+        ValueError: `density` is something else, its nodes are not finite or all zero,
+            or a number is not positive.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lineax as lx
+        >>> from jaxtheory import linalg, plot
+        >>> matrix = jnp.diag(jnp.array([-0.1, 1.0, 2.0, 10.0]))
+        >>> operator = lx.MatrixLinearOperator(matrix, lx.symmetric_tag)
+        >>> density = linalg.spectral_density(operator, key=jax.random.key(0))
+        >>> ax = plot.log_spectral_density(density)
+        >>> ax.get_xscale(), [text.get_text() for text in ax.get_legend().get_texts()]
+        ('log', ['positive', 'negative'])
+
+    References:
+        Papyan, arXiv:1811.07062 (spectra on this axis).
+    """
+    nodes = _finite_nodes(density)
+    largest = np.max(np.abs(nodes))
+    if not largest > 0:
+        raise ValueError("`density` must have a node that is not zero: it has none.")
+    check_number("num_decades", num_decades, lambda v: 0 < v < np.inf, "positive")
+    ax = drawn_into(ax)
+    end = np.log10(largest) + 4 * width
+    places = np.linspace(np.log10(largest) - num_decades, end, 400)
+    grid = jnp.asarray(places, density.nodes.dtype)
+    for sign, colour in (("positive", KERNEL), ("negative", ACCENT)):
+        found = density.log_density(grid, width=width, sign=sign)
+        mean, error = (density.dimension * np.asarray(a, float) for a in found[:2])
+        shown = np.where(mean > 1e-3, mean, np.nan)
+        ax.plot(10.0**places, shown, color=colour, label=sign)
+        low, high = shown - 2 * error, shown + 2 * error
+        low = np.maximum(low, 1e-3)
+        ax.fill_between(10.0**places, low, high, color=colour, alpha=0.25, lw=0)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("|eigenvalue|")
+    ax.set_ylabel("eigenvalues per decade")
+    ax.legend()
+    return ax
+
+
+def _finite_nodes(density):
+    """The nodes of a density, on the host; raise where there is nothing to draw."""
+    if not isinstance(density, SpectralDensity):
+        raise ValueError(
+            "`density` must be what `linalg.spectral_density` returned, but is of type "
+            f"{type(density).__name__}."
+        )
+    nodes = np.asarray(density.nodes, float)
+    if not np.all(np.isfinite(nodes)):
+        raise ValueError(
+            "`density` must have finite nodes, but some are not: the operator returned "
+            "something that is not finite."
+        )
+    return nodes
 
 
 def _draw_density(ax, density, low, high, width):

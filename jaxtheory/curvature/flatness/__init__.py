@@ -4,7 +4,11 @@ All are called as ``measure(apply_fn, loss_fn, params, x, y, *, ...)``, with ``k
 where they are random, and are pure: they can be jitted, mapped over a population of
 parameters, and recorded during training. `all_measures` evaluates a table of them.
 Perturbations are added in the precision of the parameters: measure in float32, as half
-precision rounds small ones away.
+precision rounds small ones away. The table's rows are lpf, lpf_rise,
+epsilon_sharpness, pac_bayes, fisher_rao, shannon_entropy, local_entropy, sharpness,
+hessian_trace, hessian_frobenius_norm, effective_dimension, sam_sharpness,
+sam_sharpness_ascended, asam_sharpness, asam_sharpness_ascended, m_sharpness,
+keskar_sharpness, relative_flatness, batch_sharpness and noise_alignment.
 """
 
 from jaxtheory.curvature._sharpness import batch_sharpness as batch_sharpness

@@ -97,7 +97,7 @@ def all_measures(
         y: Targets ``[n, ...]``.
         key: What is random; a measure's share does not depend on `names`.
         initial_params: Where training began, for ``pac_bayes``.
-        names: Rows of `MEASURES`; None takes all (``pac_bayes`` only with
+        names: Rows of `MEASURES`, or one; None takes all (``pac_bayes`` only with
             `initial_params`).
         options: For a row's name, options of its function beside those that
             `MEASURES` sets. Batches of minibatch measures are at most ``n / 2``
