@@ -1,7 +1,7 @@
 """Pictures of curvature: where eigenvalues lie, and sharpness against its threshold."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -130,7 +130,8 @@ def log_spectral_density(
     end = np.log10(largest) + 4 * width
     places = np.linspace(np.log10(largest) - num_decades, end, 400)
     grid = jnp.asarray(places, density.nodes.dtype)
-    for sign, colour in (("positive", KERNEL), ("negative", ACCENT)):
+    signs: tuple[Literal["positive", "negative"], ...] = ("positive", "negative")
+    for sign, colour in zip(signs, (KERNEL, ACCENT), strict=True):
         found = density.log_density(grid, width=width, sign=sign)
         mean, error = (density.dimension * np.asarray(a, float) for a in found[:2])
         shown = np.where(mean > 1e-3, mean, np.nan)
