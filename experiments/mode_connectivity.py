@@ -314,7 +314,8 @@ def draw(config: Config, result: Result) -> Any:
         axes[0].set_title(result.names[last])
         axes[0].legend()
         axes[1].set(ylabel="barrier of the training loss")
-        axes[1].set_yscale("symlog", linthresh=1e-3)
+        axes[1].set_yscale("symlog", linthresh=1e-4)
+        axes[1].set_ylim(bottom=0)
         axes[2].set(ylabel="barrier of the test error")
     return figure
 

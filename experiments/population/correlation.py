@@ -113,19 +113,24 @@ class Ceiling(NamedTuple):
     Attributes:
         between_seeds: Mean tau between the gaps of two seeds.
         from_other_seeds: Mean tau between the gap of one seed and the mean of others.
+        fixed_width: As `between_seeds`, over pairs of cells of the same width.
     """
 
     between_seeds: float
     from_other_seeds: float
+    fixed_width: float
 
 
-def ceiling(gap: np.ndarray) -> Ceiling:
-    """The noise ceiling of a gap ``[c, s]``."""
+def ceiling(gap: np.ndarray, same_width: np.ndarray) -> Ceiling:
+    """The noise ceiling of a gap ``[c, s]``, and within pairs of cells ``[c, c]``."""
     seeds = range(gap.shape[1])
-    pairs = [tau(gap[:, a], gap[:, b]) for a, b in itertools.combinations(seeds, 2)]
+    found = [
+        blocks(gap[:, [a]], gap[:, [b]]) for a, b in itertools.combinations(seeds, 2)
+    ]
+    pairs, narrow = ([kendall(f, m) for f in found] for m in (None, same_width))
     others = lambda seed: cell_means(np.delete(gap, seed, axis=1))
     rest = [tau(gap[:, seed], others(seed)) for seed in seeds]
-    return Ceiling(float(np.mean(pairs)), float(np.mean(rest)))
+    return Ceiling(*(float(np.mean(taus)) for taus in (pairs, rest, narrow)))
 
 
 def cell_means(values: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import NullFormatter
 
 from experiments.claims import Claim, claims_table
 from experiments.population.ranking import Ranking
@@ -34,7 +35,8 @@ def report(ranking: Ranking) -> str:
             f"95 % of permutations stay below: {ranking.band:.3f}",
             f"noise ceiling: tau between the gaps of two seeds "
             f"{ranking.ceiling.between_seeds:.3f}, of a seed with the mean of others "
-            f"{ranking.ceiling.from_other_seeds:.3f}",
+            f"{ranking.ceiling.from_other_seeds:.3f}; of two seeds at fixed width "
+            f"{ranking.ceiling.fixed_width:.3f}",
             "",
             claims_table(claims(ranking)),
         ]
@@ -46,7 +48,8 @@ def _measures(ranking):
     header = (
         f"{'Kendall tau with the gap':<36}{'pooled [95 % interval]':<24}"
         f"{'cell means':>11}{'within seeds':>16}{'test loss':>11}{'fixed rate':>11}"
-        f"{'one varies':>11}{'with rate':>11}{'2201.08025':>12}  beyond chance"
+        f"{'fixed width':>13}"
+        f"{'one varies':>13}{'with rate':>13}{'2201.08025':>12}  beyond chance"
     )
     by_tau = sorted(
         ranking.correlations.items(), key=lambda item: -_or(item[1].pooled, -2.0)
@@ -55,11 +58,12 @@ def _measures(ranking):
     for name, found in by_tau:
         pooled = f"{found.pooled:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
         within = f"{found.within_seeds:+.3f} ± {found.within_error:.3f}"
-        numbers = (found.test_loss, found.fixed_rate, found.alone, found.learning_rate)
+        last = (found.fixed_width, found.alone, found.learning_rate)
         published = PUBLISHED.get(name)
         lines.append(
             f"{name:<36}{pooled:<24}{found.cell_means:>+11.3f}{within:>16}"
-            + "".join(f"{_cell(number):>11}" for number in numbers)
+            + "".join(f"{_cell(n):>11}" for n in (found.test_loss, found.fixed_rate))
+            + "".join(f"{_cell(n):>13}" for n in last)
             + f"{'' if published is None else f'{published:+.3f}':>12}  "
             + verdict(found.pooled, ranking.band)
         )
@@ -158,6 +162,7 @@ def draw(
                 rows[name], gap, c=np.log10(rates), s=12, cmap="viridis", alpha=0.8
             )
             ax.set(xscale="log", xlabel=name.replace("_", " "), ylabel="gap")
+            ax.xaxis.set_minor_formatter(NullFormatter())
             tau = ranking.correlations[name].pooled
             ax.set_title(f"{name.replace('_', ' ')}: tau {tau:+.2f}")
             right.colorbar(points, ax=ax, label="log10 learning rate")

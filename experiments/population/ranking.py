@@ -34,6 +34,7 @@ class Correlation(NamedTuple):
         within_seeds: Mean over seeds of that among the networks of one seed.
         within_error: Standard error of it, over seeds.
         fixed_rate: Over pairs of networks with the same learning rate.
+        fixed_width: Over pairs of networks with the same width.
         alone: Over pairs whose cells differ in one hyperparameter alone, mean over
             hyperparameters (the granulated coefficient of Jiang et al.).
         learning_rate: Of the measure with the learning rate.
@@ -48,6 +49,7 @@ class Correlation(NamedTuple):
     within_seeds: float
     within_error: float
     fixed_rate: float
+    fixed_width: float
     alone: float
     learning_rate: float
 
@@ -87,7 +89,7 @@ def rank(
         rows: Measures by name, ``[c, s]``.
         gap: Test less training error, NaN for networks that are left out.
         test_loss: Mean test loss.
-        cells: Hyperparameters ``[c, h]``, the learning rate first.
+        cells: Hyperparameters ``[c, h]``: learning rate, batch size, width, others.
         num_resamples: Resamples of cells, and permutations of gaps.
         seed: Of those.
     """
@@ -115,7 +117,7 @@ def rank(
         granulated,
         samples,
         float(np.quantile(largest, 0.95)),
-        ceiling(gap),
+        ceiling(gap, equal(cells, 2)),
         {name: bootstrap(found, counts) for name, found in rates.items()},
     )
 
@@ -148,6 +150,7 @@ def _correlation(
         within_seeds=float(np.mean(within)),
         within_error=float(np.std(within, ddof=1) / np.sqrt(len(within))),
         fixed_rate=float(kendall(found, equal(cells, 0))),
+        fixed_width=float(kendall(found, equal(cells, 2))),
         alone=float(np.mean(varying)) if len(varying) else np.nan,
         learning_rate=np.nan,
     )
