@@ -15,6 +15,7 @@ from experiments.benchmarks import (
     curvature_report,
     worker,
 )
+from experiments.benchmarks.environments import LimitError
 from experiments.benchmarks.kernels_report import Measurement
 
 
@@ -148,3 +149,36 @@ def test_the_table_and_the_figure_hold_everything():
     figure = curvature_report.draw(measurements())
     heights = [patch.get_height() for patch in figure.axes[0].patches]
     assert heights == pytest.approx([2.0, 4.0, 1.7])
+
+
+class Memory:
+    """A worker that keeps what it was asked to build, and dies of some of it."""
+
+    def __init__(self, environment, deadly=()):
+        self.environment, self.deadly, self.built = environment, deadly, []
+
+    def ask(self, request, limits):
+        del limits
+        if request["do"] == "forget":
+            return {}
+        name = request["implementation"]
+        if name in self.deadly:
+            self.built = []
+            raise LimitError("over 8 GB")
+        if request["do"] == "first":
+            self.built.append(name)
+            return {"seconds": [2.0], "cpu_seconds": [3.0]}
+        assert name in self.built
+        return {"seconds": [1.0], "cpu_seconds": [2.0]}
+
+
+def test_who_takes_too_much_is_left_out_and_the_others_go_on():
+    theirs = curvature.TIMED["curvature"]
+    peers = {
+        "ours": Memory("ours"),
+        "curvature": Memory("curvature", deadly=theirs[2:3]),
+    }
+    found = curvature.measure(curvature.Config(rounds=2), "CNN", peers)
+    skipped = {m.implementation: m.skipped for m in found if m.skipped}
+    assert skipped == {theirs[2]: "over 8 GB"}
+    assert all(m.seconds == (1.0, 1.0) for m in found if not m.skipped)

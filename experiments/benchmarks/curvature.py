@@ -139,8 +139,11 @@ def measure(cfg: Config, case: str, peers: dict[str, Peer]) -> list[Measurement]
                 try:
                     reply = peer.ask(request, limits)
                 except LimitError as reason:
+                    print(f"{name} on {case} left out: {reason}", flush=True)
+                    found.append(measured._replace(skipped=str(reason)))
                     # Its worker was ended, and with it what it had built before.
-                    raise RuntimeError(f"{name} on {case}: {reason}") from reason
+                    _build_again(peer, found, request, limits)
+                    continue
                 (seconds,), (cpu,) = reply["seconds"], reply["cpu_seconds"]
                 found.append(
                     measured._replace(first_seconds=seconds, first_cpu_seconds=cpu)
@@ -153,6 +156,16 @@ def measure(cfg: Config, case: str, peers: dict[str, Peer]) -> list[Measurement]
     for peer in peers.values():
         peer.ask({"do": "forget"}, limits)
     return found
+
+
+def _build_again(
+    peer: Peer, found: list[Measurement], request: dict[str, Any], limits: Limits
+) -> None:
+    """Let a fresh worker build what the one before it could, of the same case."""
+    for built in found:
+        mine = (built.case, built.environment) == (request["case"], peer.environment)
+        if mine and not built.skipped:
+            peer.ask(request | {"implementation": built.implementation}, limits)
 
 
 def run(
