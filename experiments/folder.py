@@ -81,7 +81,7 @@ def _plain(value):
         value = value._asdict()
     if isinstance(value, dict):
         return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, np.ndarray | jax.Array):
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
         value = np.asarray(value).tolist()
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]

@@ -180,6 +180,10 @@ def run(
     for case in cfg.cases:
         print(f"{case} ...", flush=True)
         found += measure(cfg, case, peers)
+        for timed in found:
+            if timed.case == case and timed.seconds:
+                typical = float(np.median(timed.seconds))
+                print(f"{case}: {timed.implementation} {typical:.3g} s", flush=True)
         others[case] = results(cfg, case, peers, {"ours": RESOURCES})
     return found, others
 
@@ -212,8 +216,9 @@ def main() -> None:
     if cfg.quick:
         table += "\n(a rehearsal: the targets are not for networks of this size)"
     numbers = {"measurements": found, "results": others, "load": load, "rows": rows}
+    print(table, flush=True)
     write_folder(cfg, numbers, table, curvature_report.draw(found))
-    print(f"{table}\n\nNumbers and figure: {cfg.out}")
+    print(f"\nNumbers and figure: {cfg.out}")
 
 
 if __name__ == "__main__":
