@@ -258,7 +258,7 @@ def test_two_passes_cost_one_trace_and_twice_the_products():
 
 
 @pytest.mark.parametrize(
-    ("kind", "num_iterations", "most"), [("full", 44, 1.2 * 44), ("none", 44, 8.5)]
+    ("kind", "num_iterations", "most"), [("full", 60, 1.2 * 60), ("none", 44, 8.5)]
 )
 def test_memory_is_that_of_the_stored_vectors(kind, num_iterations, most):
     p = 100_000
@@ -281,14 +281,17 @@ UNTAGGED = lx.MatrixLinearOperator(jnp.eye(4))
 
 
 def test_long_vectors_in_single_precision():
-    """A product of the basis with a vector that adds up naively is off by 4e-4."""
+    """A product of the basis with a vector that adds up naively is off by 4e-4.
+
+    Rounding of sums over so many entries may reach ``eps sqrt(p)``, 1e-4.
+    """
     eigenvalues = jnp.concatenate([jnp.array([10.0]), jnp.linspace(0, 1, 999_999)])
     operator = linalg.function_operator(
         jnp.multiply, eigenvalues, structure=eigenvalues, tags=lx.symmetric_tag
     )
     top = linalg.top_eigenpairs(operator, key=new_key(), num_iterations=12)
-    np.testing.assert_allclose(top.values[0], 10, rtol=1e-5)
-    assert top.asymmetry < 1e-5
+    np.testing.assert_allclose(top.values[0], 10, rtol=5e-5)
+    assert top.asymmetry < 5e-5
 
 
 @pytest.mark.usefixtures("user_land")

@@ -112,7 +112,7 @@ def top_eigenpairs(
             `key` is no typed key, or `reorthogonalise` is another word.
 
     Memory:
-        Full: ``(m + num + 6) p`` numbers and ``m + num`` products. None:
+        Full: about ``(m + num + 9) p`` numbers and ``m + num`` products. None:
         ``(num + 7) p`` numbers and ``2 m + num`` products. One product at a time.
 
     Example:
