@@ -33,6 +33,7 @@ def ratios(numbers):
 
 
 def threshold_name(numbers):
+    """The threshold in numbers: of SAM, as a range, or as a multiple of 1/η."""
     if moves(numbers):
         return f"of SAM ({compact(numbers['threshold'])} at the end)"
     low, high, eta = (
