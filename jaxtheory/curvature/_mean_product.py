@@ -129,3 +129,27 @@ def total(losses: Callable[[Any], Array], weights: Array) -> Callable[[Any], Arr
         return jnp.sum(weights.astype(values.dtype) * values)
 
     return weighted
+
+
+def mean_examples(
+    function: Callable[..., Array], data: tuple, *, batch_size: int | None, lanes: int
+) -> Array:
+    """The mean of one number an example, also where chunks are ragged.
+
+    Args:
+        function: ``function(*chunk) -> [b]``, for the chunk's arrays.
+        data: The arrays, ``[n, ...]``.
+        batch_size: Examples per chunk and lane; None takes all at once.
+        lanes: Number of shards of the data.
+
+    Returns:
+        The mean over all ``n``, in at least float32.
+    """
+
+    def on_chunk(chunk, weights):
+        values = function(*chunk)
+        values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+        return jnp.sum(weights.astype(values.dtype) * values)
+
+    n = jax.tree.leaves(data)[0].shape[0]
+    return sum_examples(on_chunk, data, batch_size=batch_size, lanes=lanes) / n

@@ -14,12 +14,11 @@ from jaxtyping import Array, PyTree
 from jaxtheory._types import ApplyFn, Estimate, LossFn
 from jaxtheory.batching import (
     check_batch_size,
-    check_examples,
     check_number,
     check_problem,
     num_shards,
-    sum_examples,
 )
+from jaxtheory.curvature._mean_product import mean_examples
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,8 @@ class MeanLoss:
 
     def mean(self, function: Callable, x: Any, y: Any) -> PyTree:
         """The mean over examples of what ``function(x, y)`` gives for each, ``[b]``."""
-
-        def on_chunk(chunk, weights):
-            values = function(*chunk)
-            return jnp.sum(weights.astype(values.dtype) * values)
-
-        total = sum_examples(
-            on_chunk, (x, y), batch_size=self.batch_size, lanes=self.lanes
-        )
-        return total / check_examples(x=x, y=y)
+        options = {"batch_size": self.batch_size, "lanes": self.lanes}
+        return mean_examples(function, (x, y), **options)
 
     def __call__(self, params: PyTree, x: Any, y: Any) -> Array:
         """The mean loss."""

@@ -18,8 +18,8 @@ from jaxtheory.batching import (
     check_params,
     check_problem,
     num_shards,
-    sum_examples,
 )
+from jaxtheory.curvature._mean_product import mean_examples
 from jaxtheory.linalg import check_vector
 
 Recompute: TypeAlias = Callable[[Any, Any], Any]
@@ -99,18 +99,10 @@ def mean_loss(problem: Problem, params: PyTree, x: Any, y: Any) -> Float[Array, 
     Returns:
         ``(1/n) sum_i loss_i``, in the dtype of the losses and at least float32.
     """
-    n = check_examples(x=x, y=y)
     state = () if problem.recompute is None else (problem.recompute(params, x),)
-
-    def on_chunk(chunk, weights):
-        chunk_x, chunk_y = chunk
-        losses = problem.loss_fn(problem.apply_fn(params, chunk_x, *state), chunk_y)
-        return jnp.sum(weights * losses.astype(at_least_float32(losses.dtype)))
-
-    total = sum_examples(
-        on_chunk, (x, y), batch_size=problem.batch_size, lanes=problem.lanes
-    )
-    return total / n
+    losses = lambda x, y: problem.loss_fn(problem.apply_fn(params, x, *state), y)
+    options = {"batch_size": problem.batch_size, "lanes": problem.lanes}
+    return mean_examples(losses, (x, y), **options)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
