@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.flatten_util import ravel_pytree
 
 from jaxtheory import kernels
 from jaxtheory.kernels import _plan
@@ -128,6 +129,16 @@ def flax(model, x):
     return model.apply, jax.jit(model.init)(jax.random.key(0), x[:1]), x
 
 
+def one_array(apply_fn, params, x):
+    """A model whose parameters are all parts of one vector, and two numbers before."""
+    flat, unravel = ravel_pytree(params)
+
+    def of_vector(flat, x):
+        return flat[1] * apply_fn(unravel(flat[2:]), flat[0] + x)
+
+    return of_vector, jnp.concatenate([jnp.array([0.1, 0.7]), flat]), x
+
+
 def equinox_network(x):
     model = eqx.nn.MLP(x.shape[1], 2, 5, 2, key=jax.random.key(0))
     params, static = eqx.partition(model, eqx.is_inexact_array)
@@ -212,6 +223,8 @@ def make(name):
             normals(7, w=(6, 4), v=(4, 2)),
             vectors,
         ),
+        "vector": lambda: one_array(*make("residual")),
+        "scanned vector": lambda: one_array(*make("scanned")),
         "equinox": lambda: equinox_network(vectors),
         "nnx": lambda: nnx_network(vectors),
     }[name]()
@@ -228,6 +241,8 @@ NAMES = [
     "sliced",
     "rule",
     "reverse rule",
+    "vector",
+    "scanned vector",
     "equinox",
     "nnx",
     "random 0",
@@ -300,10 +315,13 @@ def test_single_precision_in_ragged_batches(name):
 @pytest.mark.parametrize(
     ("name", "differentiated"),
     [
-        ("transformer", {"bias", "scale"}),
-        ("tied", {"bias", "scale"}),
-        ("shared", {"b"}),
-        ("sliced", {"o", "m", "s"}),
+        ("transformer", set()),
+        ("tied", set()),
+        ("residual", set()),
+        ("shared", set()),
+        ("vector", set()),
+        ("scanned vector", set()),
+        ("sliced", {"o", "s"}),
         ("rule", set()),
         ("reverse rule", {"v"}),
     ],
@@ -315,7 +333,7 @@ def test_finds_every_product(name, differentiated):
         apply_fn, params, x, method="sites", outputs="full", chunks=(5, 5)
     )
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    found = {paths[leaf][-1].key for leaf in plan.jacobian}
+    found = {paths[leaf][-1].key if paths[leaf] else "all" for leaf in plan.jacobian}
     assert found == differentiated
 
 

@@ -49,13 +49,13 @@ def empirical_ntk(
     for regression, prediction, and comparison with `neural_tangents`, which divides.
 
     The structured method (``"sites"``) traces the model and finds where each parameter
-    enters a matrix product, a convolution or a table lookup, ``y = a w``. The gradient
-    with respect to ``w`` is the product of the input ``a`` and the cotangent of ``y``,
-    so that the kernel follows from the two, as (Gram matrix of inputs) times (Gram
-    matrix of cotangents) or from the gradients formed of them, whichever is cheaper for
-    the parameter. A parameter used at several places gets their cross terms; one that
-    is used in any other way is differentiated as it is (biases are: it costs nothing).
-    The result is that of ``"jacobian"``, to rounding.
+    enters a matrix product, a convolution, a table lookup, or a product or sum entry by
+    entry (a scale, a bias): ``y = a w``. The gradient with respect to ``w`` is the
+    product of the input ``a`` and the cotangent of ``y``, so that the kernel follows
+    from the two, as (Gram matrix of inputs) times (Gram matrix of cotangents) or from
+    the gradients formed of them, whichever is cheaper for the parameter. A parameter
+    used at several places gets their cross terms; one that is used in any other way is
+    differentiated as it is. The result is that of ``"jacobian"``, to rounding.
 
     Gram matrices are computed at the highest matmul precision, in the precision of the
     parameters and at least float32. The model itself runs as it was written: where

@@ -63,6 +63,11 @@ class Group(NamedTuple):
     shape: tuple[int, int, int]
     members: tuple[Member, ...]
 
+    @property
+    def has_lookup(self) -> bool:
+        """Whether one of its sites looks rows up, so that no gradient can be formed."""
+        return any(member.is_lookup for member in self.members)
+
 
 def group_sites(
     leaf: int,
@@ -137,7 +142,7 @@ def cost(group: Group, n1: int, n2: int, k: int, outputs: Outputs) -> dict[str, 
         return {"gram": float(n1 * n2 * kept)}
     pairs = n1 * n2 * b * total**2
     costs = {"gram": pairs * (c + products * f + _GRAM_ENTRY * (1 + kept))}
-    if not any(member.is_lookup for member in group.members):
+    if not group.has_lookup:
         gradients = (n1 + n2) * k * b * c * f
         contraction = n1 * n2 * products * b * c * f
         costs["form"] = gradients * (total + _GRADIENT_ENTRY) + contraction
@@ -174,9 +179,21 @@ def form(group: Group, factors: Sequence[Factors]) -> jax.Array:
     """
     total = 0.0
     for member, (left, right) in zip(group.members, factors, strict=True):
-        axes = "ikbtc,ibtf->ikbfc" if member.flipped else "ibtc,ikbtf->ikbfc"
-        total = total + _einsum(axes, left, right)
+        total = total + _formed(group.shape, left, right, flipped=member.flipped)
     return jnp.reshape(total, (*jnp.shape(total)[:2], -1))
+
+
+def _formed(shape, left, right, *, flipped):
+    """One site's gradient ``[n, k, b, f, c]``; without `b` where that is 1."""
+    if shape[1:] == (1, 1):  # as products of matrices they would be a loop
+        dtype = jnp.result_type(jnp.float32, left, right)
+        return jnp.sum(left[:, None] * right, axis=-2, dtype=dtype)
+    if shape[0] > 1:
+        axes = "ikbtc,ibtf->ikbfc" if flipped else "ibtc,ikbtf->ikbfc"
+        return _einsum(axes, left, right)
+    # With an axis of size one, the compiler lays products out some 3 times slower.
+    axes = "iktc,itf->ikfc" if flipped else "itc,iktf->ikfc"
+    return _einsum(axes, left[..., 0, :, :], right[..., 0, :, :])
 
 
 def contract(outputs: Outputs, gradient1: Any, gradient2: Any) -> jax.Array:

@@ -6,7 +6,8 @@ pixels) and blocks ``b`` (groups of a convolution, slices of a stacked layer),
     y[b, t, f] = sum_c a[b, t, c] w[b, c, f],
 
 so the gradient of output ``k`` with respect to ``w`` is ``sum_t a[b, t, c] g[k, b, t,
-f]`` with the cotangent ``g[k]`` of ``y``. A `Layout` brings ``a``, ``g`` and the
+f]`` with the cotangent ``g[k]`` of ``y``. A bias has ``a = 1``, a scale has as many
+blocks as entries and ``c = f = 1``. A `Layout` brings ``a``, ``g`` and the
 indices of ``w`` to these axes.
 """
 
@@ -202,18 +203,42 @@ def _gather(eqn: core.JaxprEqn, operand: int) -> Layout | None:
     )
 
 
-def _add(eqn: core.JaxprEqn, operand: int) -> Layout | None:
+def _add(eqn: core.JaxprEqn, operand: int, repeated: tuple[int, ...]) -> Layout | None:
     """A parameter added entry by entry: the product of an input that is one."""
-    shape = shape_of(eqn.invars[operand])
-    if shape != shape_of(eqn.outvars[0]):
-        return None
-    axes = tuple(range(len(shape)))
+    out = eqn.outvars[0].aval
+    repeated, free, weight = _elementwise(eqn, operand, repeated)
+    size = math.prod(out.shape[i] for i in repeated)
+    ones = lambda _: jnp.ones((1, size, 1), out.dtype)
     return Layout(
         1 - operand,
-        Arrangement(((0,), (1,), (2,)), lambda a: jnp.ones((1, 1, 1), a.dtype)),
-        Arrangement(((), (), axes)),
-        Arrangement(((), (), axes)),
+        Arrangement(((0,), (1,), (2,)), ones),
+        Arrangement(((), repeated, free)),
+        Arrangement(((), (), tuple(range(out.ndim))), weight),
     )
+
+
+def _mul(eqn: core.JaxprEqn, operand: int, repeated: tuple[int, ...]) -> Layout | None:
+    """A parameter multiplied entry by entry: a block for each entry."""
+    shape = shape_of(eqn.outvars[0])
+    repeated, free, weight = _elementwise(eqn, operand, repeated)
+    return Layout(
+        1 - operand,
+        Arrangement((free, repeated, ()), lambda a: jnp.broadcast_to(a, shape)),
+        Arrangement((free, repeated, ())),
+        Arrangement((tuple(range(len(shape))), (), ()), weight),
+    )
+
+
+def _elementwise(eqn, operand, repeated):
+    """Axes along which entries are repeated, and not; how to take each entry once."""
+    shape, out = shape_of(eqn.invars[operand]), shape_of(eqn.outvars[0])
+    if len(shape) < len(out):  # a number
+        return tuple(range(len(out))), (), lambda a: a.reshape((1,) * len(out))
+    # Axes of size one are repeated by the equation itself.
+    every = range(len(out))
+    repeated = tuple(i for i in every if i in repeated or shape[i] != out[i])
+    once = tuple(slice(0, 1 if i in repeated else None) for i in every)
+    return repeated, _rest(len(out), repeated), lambda a: a[once]
 
 
 def _unzip(pairs):
@@ -226,10 +251,31 @@ def _rest(ndim, *taken):
     return tuple(i for i in range(ndim) if i not in used)
 
 
-# By name of the primitive: the layout with a parameter at an operand, or None.
-LAYOUTS: dict[str, Callable[[core.JaxprEqn, int], Layout | None]] = {
-    "add": _add,
+# By name of the primitive.
+_PRODUCTS: dict[str, Callable[[core.JaxprEqn, int], Layout | None]] = {
     "dot_general": _dot,
     "conv_general_dilated": _conv,
     "gather": _gather,
 }
+_ELEMENTWISE = {"add": _add, "mul": _mul}
+
+
+def layout_of(
+    eqn: core.JaxprEqn, operand: int, repeated: tuple[int, ...]
+) -> Layout | None:
+    """The layout of an equation that consumes a parameter.
+
+    Args:
+        eqn: The equation.
+        operand: Which of its operands the parameter is.
+        repeated: Axes along which the parameter's entries are repeated.
+
+    Returns:
+        The layout, or None where none is known.
+    """
+    name = eqn.primitive.name
+    if name in _ELEMENTWISE:
+        return _ELEMENTWISE[name](eqn, operand, repeated)
+    if repeated or name not in _PRODUCTS:
+        return None
+    return _PRODUCTS[name](eqn, operand)

@@ -117,7 +117,7 @@ def _structured(nothing, args, outputs, chunks):
         structured = sum(min(costs.values()) for costs in ways)
         # A lookup cannot be formed: a small table is better differentiated.
         if groups is None or (
-            structured > plain and any("form" not in c for c in ways)
+            structured > plain and any(group.has_lookup for group in groups)
         ):
             jacobian.append(leaf)
             total += plain

@@ -1,8 +1,8 @@
 """Walk a traced model: find where its parameters are consumed, and perturb that.
 
-A parameter that is only moved around (reshaped, sliced, transposed, scaled by a
-number) is followed as a `View` of its entries. Where a view meets an activation in a
-product that is linear in it (`jaxtheory.kernels._layouts`), there is a *site*: the
+A parameter that is only moved around (reshaped, sliced, transposed, repeated, scaled by
+a number) is followed as a `View` of its entries. Where a view meets an activation in an
+operation that is linear in it (`jaxtheory.kernels._layouts`), there is a *site*: the
 model is ``f = rest(site output)``, and the gradient with respect to the parameter is a
 product of the site's input and the cotangent of its output. `walk` evaluates the model
 and adds to the output of each site what it is told to add (zeros, to be
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from jaxtheory.kernels._convolution import convolve_by_phases, is_strided
-from jaxtheory.kernels._layouts import LAYOUTS, Layout
+from jaxtheory.kernels._layouts import Layout, layout_of
 from jaxtheory.kernels._program import evaluate, scan_arguments, subprogram
 from jaxtheory.kernels._views import View, moved
 
@@ -140,11 +140,10 @@ class _Walker(NamedTuple):
             outputs = [convolve_by_phases(eqn, inputs)]
         else:
             outputs = evaluate(eqn, inputs)
-        make = LAYOUTS.get(eqn.primitive.name)
         for operand, view in enumerate(views):
             if view is None:
                 continue
-            layout = make(eqn, operand) if make is not None else None
+            layout = layout_of(eqn, operand, view.repeated)
             if layout is None:
                 self.found.opaque.add(view.leaf)
                 continue

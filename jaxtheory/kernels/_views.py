@@ -36,12 +36,14 @@ class View(NamedTuple):
         factor: The entries are those of the leaf times this number.
         loops: For each loop that the view is in, outermost first: whether each
             iteration has a slice of its own (True) or all share it (False).
+        repeated: Axes along which the entries were repeated, to meet an activation.
     """
 
     leaf: int
     steps: tuple[tuple[core.JaxprEqn, int] | None, ...] = ()
     factor: float = 1.0
     loops: tuple[bool, ...] = ()
+    repeated: tuple[int, ...] = ()
 
 
 def moved(eqn: core.JaxprEqn, views: Sequence[View | None]) -> list[View] | None:
@@ -56,10 +58,7 @@ def moved(eqn: core.JaxprEqn, views: Sequence[View | None]) -> list[View] | None
     """
     name, view = eqn.primitive.name, views[0]
     if name in _SELECTIONS and view is not None and len(eqn.invars) == 1:
-        if not _is_injective(eqn):
-            return None
-        steps = [(eqn, output) for output in range(len(eqn.outvars))]
-        return [view._replace(steps=(*view.steps, step)) for step in steps]
+        return _selected(eqn, view)
     if name == "neg" and view is not None:
         return [view._replace(factor=-view.factor)]
     if name in ("mul", "div"):
@@ -67,11 +66,26 @@ def moved(eqn: core.JaxprEqn, views: Sequence[View | None]) -> list[View] | None
     return None
 
 
-def _is_injective(eqn):
-    """Whether no entry is repeated, and entries stay floating-point."""
-    if eqn.primitive.name == "broadcast_in_dim":
-        return math.prod(shape_of(eqn.invars[0])) == math.prod(shape_of(eqn.outvars[0]))
-    return all(jnp.issubdtype(v.aval.dtype, jnp.floating) for v in eqn.outvars)
+def _selected(eqn, view):
+    """The view moved; None if repeated entries move, or no longer are numbers."""
+    name, repeated = eqn.primitive.name, view.repeated
+    if repeated and name not in ("copy", "convert_element_type"):
+        return None
+    if not all(jnp.issubdtype(v.aval.dtype, jnp.floating) for v in eqn.outvars):
+        return None
+    if name == "broadcast_in_dim":
+        repeated = _repeated(eqn)
+    steps = [(eqn, output) for output in range(len(eqn.outvars))]
+    return [
+        view._replace(steps=(*view.steps, step), repeated=repeated) for step in steps
+    ]
+
+
+def _repeated(eqn):
+    """Axes along which a broadcast repeats what it is given."""
+    source, target = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
+    kept = dict(zip(eqn.params["broadcast_dimensions"], source, strict=True))
+    return tuple(i for i, size in enumerate(target) if kept.get(i, 1) != size)
 
 
 def _scaled(eqn, views):
