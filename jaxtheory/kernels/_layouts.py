@@ -205,7 +205,7 @@ def _gather(eqn: core.JaxprEqn, operand: int) -> Layout | None:
 
 def _add(eqn: core.JaxprEqn, operand: int, repeated: tuple[int, ...]) -> Layout | None:
     """A parameter added entry by entry: the product of an input that is one."""
-    out = eqn.outvars[0].aval
+    out: Any = eqn.outvars[0].aval
     repeated, free, weight = _elementwise(eqn, operand, repeated)
     size = math.prod(out.shape[i] for i in repeated)
     ones = lambda _: jnp.ones((1, size, 1), out.dtype)
