@@ -1,12 +1,17 @@
 """Strict JAX everywhere, eight virtual devices, and switches that tests share."""
 
 import atexit
+import importlib.metadata
 import os
 import tempfile
 
 # Most of the time goes into compiling programs that run once. In the environment
 # rather than in the configuration, for the processes that tests start.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# The newer generator of XLA's CPU code takes twice as long to compile, and from 0.11 on
+# it is the only one.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 # What one worker has compiled the others need not, nor the processes they start. The
 # folder is gone after the run: a later one starts from nothing again.
@@ -14,7 +19,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     compiled = tempfile.TemporaryDirectory(prefix="jaxtheory-compiled-")
     atexit.register(compiled.cleanup)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.02"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax

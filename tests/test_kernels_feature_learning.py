@@ -130,7 +130,7 @@ def test_everything_can_be_recorded_during_training():
     )
     found = history.records["measured"]
     assert all(np.all(np.isfinite(a)) for a in jax.tree.leaves(found))
-    assert found["change"][0] == 0 < found["change"][1]
+    assert found["change"][0] < 10 * EPS < 1e-2 < found["change"][1]
     np.testing.assert_allclose(found["cka"][0], 1, rtol=1e-4)
     assert found["energy"].shape == (3, 16)
     np.testing.assert_allclose(

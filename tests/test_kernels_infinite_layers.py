@@ -111,7 +111,7 @@ def test_correlated_branches_against_wide_networks():
     x = jnp.asarray(inputs(3, 4), jnp.float32)
     found = kernels_of(network, x, bias_std=0.0)
 
-    def nngp(key, width=2048):
+    def nngp(key, width=1024):
         """Covariance of outputs of one draw, over the last layer in closed form."""
         first, second = jax.random.split(key)
         h = x @ jax.random.normal(first, (4, width)) * 1.3 / 4**0.5

@@ -106,6 +106,17 @@ _CASES: dict[str, tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = {
         (5000, 8, (16, 32), 10, (100, 10, 20)),
         (30, 4, (2, 3), 3, _QUICK),
     ),
+    # The same networks on so few examples that overhead counts, not arithmetic.
+    "digits MLP, 250 examples": (
+        mlp,
+        (250, (64, 64, 64, 64, 64, 10), (100, 10, 40)),
+        (20, (8, 8, 8, 3), _QUICK),
+    ),
+    "CNN, 250 examples": (
+        cnn,
+        (250, 8, (16, 32), 10, (100, 10, 20)),
+        (20, 4, (2, 3), 3, _QUICK),
+    ),
     "small MLP": (
         mlp,
         (200, (12, 16, 16, 5), (150, 10, 40)),
@@ -117,7 +128,13 @@ _CASES: dict[str, tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = {
         (40, 4, (2, 3), 5, (50, 2, 10)),
     ),
 }
-NAMES = ("MLP 784", "digits MLP", "CNN")  # on which time is taken
+NAMES = (  # on which time is taken
+    "MLP 784",
+    "digits MLP",
+    "CNN",
+    "digits MLP, 250 examples",
+    "CNN, 250 examples",
+)
 SMALL = ("small MLP", "small CNN")  # on which results are compared in float64
 NUM_EIGENVALUES = 5
 NUM_MOMENTS = 9

@@ -108,9 +108,10 @@ def density(case: Case, reorthogonalise: Any) -> Callable[[], Any]:
     return run
 
 
-def memory(case: Case, batch_size: int | None) -> Callable[[], Any]:
+def memory(case: Case, num_batches: int) -> Callable[[], Any]:
     """Bytes that programs work in: a Lanczos run, its vectors, one batch's product."""
     apply_fn, loss_fn, params, x, y = problem(case)
+    batch_size = None if num_batches == 1 else len(x) // num_batches
     operator = curvature.hessian(apply_fn, loss_fn, params, x, y, batch_size=batch_size)
     one = curvature.hessian(apply_fn, loss_fn, params, x[:batch_size], y[:batch_size])
     product = jax.jit(lambda operator, vector: operator.mv(vector))
@@ -225,8 +226,8 @@ OURS = {
     "GGN": _run(curvature.ggn, "none"),
     "density": functools.partial(density, reorthogonalise="none"),
     "density, full": functools.partial(density, reorthogonalise="full"),
-    "memory": functools.partial(memory, batch_size=None),
-    "memory, batches": functools.partial(memory, batch_size=500),
+    "memory": functools.partial(memory, num_batches=1),
+    "memory, batches": functools.partial(memory, num_batches=10),
     "traces": traces,
     "eigenvalues": eigenvalues,
     "trace": trace,
