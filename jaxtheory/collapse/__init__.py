@@ -1,5 +1,6 @@
 """Neural collapse: class statistics and the layer-wise law of separation."""
 
+from jaxtheory.collapse import theory as theory
 from jaxtheory.collapse._separation import SeparationLaw as SeparationLaw
 from jaxtheory.collapse._separation import fit_separation_law as fit_separation_law
 from jaxtheory.collapse._separation import separation as separation
