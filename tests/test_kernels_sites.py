@@ -74,8 +74,11 @@ class Scanned(nn.Module):
 def recurrent(params, x):
     """One cell, used again at every step of a loop."""
     cell = lambda h, now: (jnp.tanh(h @ params["h"] + now @ params["x"]), None)
-    start = jnp.zeros((x.shape[0], 3))
-    return jax.lax.scan(cell, start, jnp.swapaxes(x, 0, 1))[0] @ params["v"]
+    h = jax.lax.scan(cell, jnp.zeros((x.shape[0], 3)), jnp.swapaxes(x, 0, 1))[0]
+    # One bias, repeated before a loop that takes it apart again.
+    biases = jnp.broadcast_to(params["b"][None], (4, 3))
+    h = jax.lax.scan(lambda h, b: (jnp.sin(h + b[None]), None), h, biases)[0]
+    return h @ params["v"]
 
 
 @jax.custom_jvp
@@ -200,7 +203,7 @@ def make(name):
         "scanned": lambda: flax(Scanned(), vectors[:, :3]),
         "recurrent": lambda: (
             recurrent,
-            normals(9, h=(3, 3), x=(8, 3), v=(3, 2)),
+            normals(9, h=(3, 3), x=(8, 3), b=(3,), v=(3, 2)),
             images.reshape(5, 4, 8),
         ),
         "shared": lambda: (
@@ -319,6 +322,7 @@ def test_single_precision_in_ragged_batches(name):
         ("tied", set()),
         ("residual", set()),
         ("shared", set()),
+        ("recurrent", {"b"}),
         ("vector", set()),
         ("scanned vector", set()),
         ("sliced", {"o", "s"}),

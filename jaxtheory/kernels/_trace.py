@@ -190,9 +190,14 @@ class _Walker(NamedTuple):
         jaxpr, consts = subprogram(eqn)
         num_consts, num_carry = scan_arguments(eqn, jaxpr)
         first = num_consts + num_carry
-        carried = views[num_consts:first]
-        self.found.opaque.update(view.leaf for view in carried if view is not None)
-        views = [None if num_consts <= i < first else v for i, v in enumerate(views)]
+        # What is carried changes, and slices of what was repeated may be the same.
+        lost = [
+            i
+            for i, view in enumerate(views)
+            if view and (num_consts <= i < first or (i >= first and view.repeated))
+        ]
+        self.found.opaque.update(views[i].leaf for i in lost)
+        views = [None if i in lost else view for i, view in enumerate(views)]
         views = [v and _enter(v, sliced=i >= first) for i, v in enumerate(views)]
         here = {a: z for a, z in self.perturbations.items() if a[: len(place)] == place}
         length = eqn.params["length"]
