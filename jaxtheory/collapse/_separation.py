@@ -10,6 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Integer
 
 from jaxtheory.batching import check_examples
+from jaxtheory.collapse._law import (
+    InputLayer,
+    check_layer_values,
+    check_num_layers,
+    line,
+)
 from jaxtheory.collapse._moments import (
     between_class,
     check_features,
@@ -42,13 +48,16 @@ class SeparationLaw(NamedTuple):
         drop_variation: Coefficient of variation of the drops ``log D_l - log D_{l+1}``:
             their standard deviation (one over the number of drops) over their absolute
             mean. 0 is the exact law; infinite where drops differ and average to 0.
-        num_undefined: Layers whose ``log D_l`` is not finite, because ``D_l`` is zero,
-            infinite or NaN. Where it is not 0, no line can be drawn and all of the six
-            numbers above are NaN.
+        num_undefined: Layers in the fit whose ``log D_l`` is not finite, because
+            ``D_l`` is zero, infinite or NaN. Where it is not 0, no line can be drawn
+            and all of the six numbers above are NaN, as is `quadratic`.
         ranks: Directions in which the class means of each layer differ. Shape ``[l]``.
             Those of layers of unequal rank measure different things. None if only
             values were given.
         names: Names of the layers in the order used, where a mapping gave them.
+        quadratic: Coefficient of ``l^2`` in the least-squares parabola through
+            ``log D_l``; 0 is the exact law, positive where later layers separate less.
+            `bootstrap_separation_law` gives it an interval.
     """
 
     values: Float[Array, " l"]
@@ -61,6 +70,7 @@ class SeparationLaw(NamedTuple):
     num_undefined: Int[Array, ""]
     ranks: Int[Array, " l"] | None
     names: LayerNames | None
+    quadratic: Float[Array, ""]
 
 
 def separation(
@@ -118,13 +128,15 @@ def separation_law(
     labels: Integer[Array, " n"],
     *,
     num_classes: int | None = None,
+    input_layer: InputLayer = "include",
 ) -> SeparationLaw:
     """Measure `separation` layer by layer and fit ``D_l = D_0 ratio^l``.
 
-    Every layer given counts, in the order given; the first one is ``l = 0``. He & Su
+    Every layer is measured, in the order given; the first one is ``l = 0``. He & Su
     put the raw input first, then the output of every layer after its nonlinearity, of
-    the model in eval mode, on training data. Leaving the input out is as legitimate a
-    law for the hidden layers, and a different number: say which one you report.
+    the model in eval mode, on training data, and fit all of them. Leaving the input
+    out of the fit is as legitimate a law for the hidden layers, and a different number:
+    say which one you report.
 
     Args:
         layers: Features of each layer from input to output, all for the same examples.
@@ -134,13 +146,15 @@ def separation_law(
         labels: Class index of each example, in ``[0, k)``.
         num_classes: Number of classes; None takes the largest label plus one. Needed
             where labels are traced.
+        input_layer: Whether the first layer given takes part in the fit: "include"
+            (He & Su), or "exclude". Its value is reported either way.
 
     Returns:
         The values and the fit.
 
     Raises:
-        ValueError: There are fewer than three layers, a mapping is sorted so that
-            ``layer_10`` comes before ``layer_2``, or an input does not fit.
+        ValueError: There are fewer than three layers to fit, a mapping is sorted so
+            that ``layer_10`` comes before ``layer_2``, or an input does not fit.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -154,34 +168,29 @@ def separation_law(
     References:
         He & Su 2023, arXiv:2210.17020.
     """
-    named = isinstance(layers, Mapping)
-    names = LayerNames(str(name) for name in layers) if named else None
-    if names is not None:
-        _check_order(names)
-    _check_num_values(len(layers), "layers")
-    num_classes = check_labels(labels, num_classes)
-    measured = []
-    for name, features in layers.items() if named else enumerate(layers):
-        check_features(features, f"layers[{name!r}]")
-        check_examples(**{f"layers[{name!r}]": features, "labels": labels})
-        measured.append(_separation(features, labels, num_classes))
+    first = check_num_layers(len(layers), input_layer, "layers")
+    names, features, num_classes = check_layers(layers, labels, num_classes)
+    measured = [_separation(h, labels, num_classes) for h in features]
     values = jnp.stack([value for value, _ in measured])
     ranks = jnp.stack([rank for _, rank in measured])
-    return _fit(values)._replace(ranks=ranks, names=names)
+    return fit_log_line(values, first)._replace(ranks=ranks, names=names)
 
 
-def fit_separation_law(values: Float[Array, " l"]) -> SeparationLaw:
+def fit_separation_law(
+    values: Float[Array, " l"], *, input_layer: InputLayer = "include"
+) -> SeparationLaw:
     """Fit ``D_l = D_0 ratio^l`` to given separations by least squares on ``log D_l``.
 
     Args:
         values: Positive numbers ``D_l``, one for each layer, in network order. Any
             other measure that should be geometric in the depth will do.
+        input_layer: As in `separation_law`.
 
     Returns:
         The fit; `ranks` and `names` are None.
 
     Raises:
-        ValueError: There are fewer than three values.
+        ValueError: There are fewer than three values to fit.
 
     Example:
         >>> import jax.numpy as jnp
@@ -189,23 +198,36 @@ def fit_separation_law(values: Float[Array, " l"]) -> SeparationLaw:
         >>> print(f"{law.ratio:.3f} {law.pearson_r:.3f} {law.drop_variation:.3f}")
         0.500 -1.000 0.000
     """
-    values = jnp.asarray(values, float)
-    if values.ndim != 1:
-        raise ValueError(
-            "`values` must be a vector with one entry for each layer, but has shape "
-            f"{values.shape}."
-        )
-    _check_num_values(values.size, "values")
-    return _fit(values)
+    return fit_log_line(*check_layer_values(values, input_layer))
 
 
-def _check_num_values(count, name):
-    """Raise unless there are enough layers for a line to mean anything."""
-    if count < 3:
-        raise ValueError(
-            f"`{name}` must hold at least three layers, because any two points lie on "
-            f"a line, but holds {count}."
-        )
+def check_layers(
+    layers: Mapping[str, Float[Array, "n ..."]] | Sequence[Float[Array, "n ..."]],
+    labels: Integer[Array, " n"],
+    num_classes: int | None,
+) -> tuple[LayerNames | None, list[Float[Array, "n ..."]], int]:
+    """Take layers apart, after checking that they and the labels fit.
+
+    Args:
+        layers: Features by layer, a mapping or a sequence.
+        labels: Class index of each example.
+        num_classes: Number of classes, or None.
+
+    Returns:
+        The names (None for a sequence), the features, and the number of classes.
+
+    Raises:
+        ValueError: Something does not fit; see `separation_law`.
+    """
+    named = isinstance(layers, Mapping)
+    names = LayerNames(str(name) for name in layers) if named else None
+    if names is not None:
+        _check_order(names)
+    num_classes = check_labels(labels, num_classes)
+    for name, features in layers.items() if named else enumerate(layers):
+        check_features(features, f"layers[{name!r}]")
+        check_examples(**{f"layers[{name!r}]": features, "labels": labels})
+    return names, list(layers.values() if named else layers), num_classes
 
 
 def _check_order(names):
@@ -234,32 +256,27 @@ def _separation(features, labels, num_classes):
     return jnp.where(left_out == 0, value, jnp.nan), between.rank
 
 
-@jax.jit
-def _fit(values):
-    """The line through the logarithms of `values`."""
-    logs = jnp.log(values)
-    num_undefined = jnp.sum(~jnp.isfinite(logs))
-    logs = jnp.where(num_undefined == 0, logs, jnp.nan)
-    layer = jnp.arange(logs.size) - (logs.size - 1) / 2
-    mean = jnp.mean(logs)
-    covariance, spread = jnp.sum(layer * (logs - mean)), jnp.sum(layer * layer)
-    slope = covariance / spread
-    scale = jnp.sqrt(spread * jnp.sum(jnp.square(logs - mean)))
-    correlation = jnp.where(scale == 0, 0, covariance / scale)
-    correlation = jnp.clip(correlation, -1, 1)
-    drops = logs[:-1] - logs[1:]
-    deviation = jnp.std(drops)
+def fit_log_line(values: Float[Array, " l"], first: int) -> SeparationLaw:
+    """The law through the logarithms of ``values[first:]``.
+
+    Args:
+        values: Separation of every layer.
+        first: Index of the first layer that takes part.
+
+    Returns:
+        The fit; `ranks` and `names` are None.
+    """
+    fit = line(jnp.log(values), first)
     return SeparationLaw(
         values=values,
-        log_slope=slope,
-        log_intercept=mean - slope * (logs.size - 1) / 2,
-        ratio=jnp.exp(slope),
-        pearson_r=correlation,
-        r_squared=jnp.square(correlation),
-        drop_variation=jnp.where(
-            deviation == 0, 0, deviation / jnp.abs(jnp.mean(drops))
-        ),
-        num_undefined=num_undefined,
+        log_slope=fit.slope,
+        log_intercept=fit.intercept,
+        ratio=jnp.exp(fit.slope),
+        pearson_r=fit.pearson_r,
+        r_squared=fit.r_squared,
+        drop_variation=fit.drop_variation,
+        num_undefined=fit.num_undefined,
         ranks=None,
         names=None,
+        quadratic=fit.quadratic,
     )
