@@ -3,3 +3,18 @@
 Everything here is solved on the host in float64, whatever JAX's default precision is,
 unless a docstring says otherwise. Nothing here is meant to be traced.
 """
+
+from jaxtheory.collapse.theory._seli import Geometry as Geometry
+from jaxtheory.collapse.theory._seli import (
+    general_orthogonal_frame as general_orthogonal_frame,
+)
+from jaxtheory.collapse.theory._seli import (
+    simplex_encoded_labels as simplex_encoded_labels,
+)
+from jaxtheory.collapse.theory._seli import simplex_frame as simplex_frame
+from jaxtheory.collapse.theory._unconstrained import (
+    UnconstrainedFeatures as UnconstrainedFeatures,
+)
+from jaxtheory.collapse.theory._unconstrained import (
+    unconstrained_features as unconstrained_features,
+)

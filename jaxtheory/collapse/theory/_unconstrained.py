@@ -1,0 +1,432 @@
+"""Numerical optima of the unconstrained-features model, to nearly full precision."""
+
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from scipy import integrate, optimize
+from scipy.sparse import linalg
+
+from jaxtheory._types import KeyArray, LossFn
+from jaxtheory.batching import (
+    check_count,
+    check_examples,
+    check_key,
+    check_number,
+    example_losses,
+)
+from jaxtheory.collapse.theory._losses import (
+    Counts,
+    Examples,
+    LossName,
+    Number,
+    check_concrete,
+    check_decay,
+    resolve_loss,
+)
+
+_MEMORY = 30  # pairs that L-BFGS remembers
+_NEWTON_STEPS = 20
+
+
+class UnconstrainedFeatures(NamedTuple):
+    """A critical point of the unconstrained-features model, found numerically.
+
+    Attributes:
+        layers: Weights from the last layer to the first: ``([k, d],)`` for one layer,
+            ``([k, d], [d, d], ...)`` for more.
+        features: The free features, one row for each target. Shape ``[n, d]``.
+        bias: Shape ``[k]``; None without `bias_decay`.
+        outputs: ``W_M ... W_1 h_i + b``. Shape ``[n, k]``.
+        objective: Value of the objective, decay included.
+        gradient_norm: Euclidean norm of its gradient in all factors, as if each example
+            had its own features.
+        imbalance: Largest Frobenius norm of ``lw W_{j+1}^T W_{j+1} - lw W_j W_j^T`` and
+            of ``lw W_1^T W_1 - lh sum_i n_i h_i h_i^T``: 0 at every critical point.
+        converged: `gradient_norm` is at most the tolerance. It says nothing of whether
+            the point is a global optimum: see `optimality_gap` and `strict_saddle`.
+        num_evaluations: Gradients and Hessian products that it took.
+    """
+
+    layers: tuple[Float[np.ndarray, "_ _"], ...]
+    features: Float[np.ndarray, "n d"]
+    bias: Float[np.ndarray, " k"] | None
+    outputs: Float[np.ndarray, "n k"]
+    objective: float
+    gradient_norm: float
+    imbalance: float
+    converged: bool
+    num_evaluations: int
+
+
+class Problem(NamedTuple):
+    """The static half of an objective: what it is a function of, and which loss."""
+
+    loss_fn: LossFn
+    shapes: tuple[tuple[int, ...], ...]  # layers from last to first, features, [bias]
+    has_bias: bool
+
+
+class ProblemData(NamedTuple):
+    """The arrays of an objective, in float64 on the host."""
+
+    targets: Any
+    counts: Float[np.ndarray, " n"]
+    weight_decay: float
+    feature_decay: float
+    bias_decay: float
+
+
+def unconstrained_features(
+    loss: LossName | LossFn,
+    targets: Examples,
+    *,
+    weight_decay: Number,
+    feature_decay: Number,
+    bias_decay: Number | None = None,
+    counts: Counts | None = None,
+    num_outputs: int | None = None,
+    num_features: int | None = None,
+    num_layers: int = 1,
+    label_smoothing: float = 0.0,
+    focusing: float = 0.0,
+    key: KeyArray | None = None,
+    start: tuple | None = None,
+    method: Literal["quasi_newton", "gradient_flow"] = "quasi_newton",
+    tolerance: float = 1e-10,
+    max_evaluations: int = 20_000,
+) -> UnconstrainedFeatures:
+    r"""Minimise a loss over the last layers and the features themselves.
+
+    The objective, with ``N = sum_i n_i`` examples, is
+
+        (1/N) sum_i n_i loss(W_M ... W_1 h_i + b, y_i)
+            + lw/2 sum_j ||W_j||_F^2 + lh/2 sum_i n_i ||h_i||^2 + lb/2 ||b||^2 .
+
+    Give one target for each example to let every example have its own features (the
+    full problem), or one for each class with `counts` to let its examples share them.
+    For a convex loss, sharing loses nothing: replacing features by their class mean
+    never raises the objective, and at the optimum all examples of a class coincide.
+
+    With one layer, a convex loss and at least as many features as outputs, every local
+    minimum is global and descent from a random start finds it. With more layers, zero
+    is a local minimum: what is found depends on the start, and on the method.
+
+    Solved on the host in float64, whatever JAX's default precision is. ``quasi_newton``
+    is L-BFGS (SciPy) and ``gradient_flow`` integrates ``d theta / dt = -gradient`` with
+    a stiff solver, in coordinates where examples that share features count each; both
+    then take Newton steps by MINRES as long as these lower the gradient.
+
+    Args:
+        loss: ``"cross_entropy"``, ``"squared_error"`` (``||z - y||^2 / 2``), or a JAX
+            function ``loss_fn(outputs[n, k], targets[n, ...]) -> losses[n]``.
+        targets: Class indices ``[n]``, target vectors ``[n, k]``, or whatever the
+            function takes.
+        weight_decay: ``lw``, for every layer.
+        feature_decay: ``lh``, for each example's features.
+        bias_decay: ``lb``, may be 0; None leaves the bias out.
+        counts: Examples ``n_i`` that share features and target ``i``; None is 1 each.
+        num_outputs: Number of outputs ``k``. None takes the largest class index plus
+            one, or the width of the target vectors.
+        num_features: Width ``d``. None takes ``k``, with which nothing is lost.
+        num_layers: Number ``M`` of linear layers above the features.
+        label_smoothing: Weight of the uniform distribution (cross-entropy).
+        focusing: Exponent of the focal factor ``(1 - p_y)^focusing`` (cross-entropy).
+        key: Random start: entries of variance ``1/d`` in layers and 1 in features.
+        start: Instead of `key`: ``(layers, features, bias)``, as in the result.
+        method: Descent that is used before Newton's method.
+        tolerance: Gradient norm below which the result counts as converged.
+        max_evaluations: Gradients to spend on the descent.
+
+    Returns:
+        The point that was found, and whether it is critical.
+
+    Raises:
+        ValueError: A decay is not positive, arguments are traced or do not fit, or not
+            exactly one of `key` and `start` is given.
+
+    Memory:
+        ``60 p`` numbers for ``p`` entries in all factors; flow: ``p^2``, the dense
+        Jacobian of the stiff solver.
+
+    Example:
+        >>> import jax
+        >>> found = unconstrained_features(
+        ...     "cross_entropy",
+        ...     [0, 1, 2, 3],
+        ...     counts=[10] * 4,
+        ...     weight_decay=5e-3,
+        ...     feature_decay=5e-3,
+        ...     key=jax.random.key(0),
+        ... )
+        >>> found.converged, round(found.objective, 7)
+        (True, 0.2430016)
+
+    References:
+        Mixon, Parshall & Pi 2020, arXiv:2011.11619; Zhu et al. 2021, arXiv:2105.02375
+        (the objective, eq. 3, and its landscape, theorem 3.2).
+    """
+    check_concrete(targets=targets, counts=counts, start=start, bias_decay=bias_decay)
+    loss_fn = resolve_loss(loss, label_smoothing, focusing)
+    lw = check_decay(weight_decay=weight_decay)
+    lh = check_decay(feature_decay=feature_decay)
+    if bias_decay is not None:
+        must = "None or a finite number of at least 0"
+        check_number("bias_decay", bias_decay, lambda v: 0 <= v < np.inf, must)
+    check_number("tolerance", tolerance, lambda v: 0 < v < np.inf, "a positive number")
+    max_evaluations = check_count(max_evaluations=max_evaluations)
+    targets, counts = check_targets(targets, counts)
+    shapes = _shapes(targets, num_outputs, num_features, num_layers)
+    if bias_decay is not None:
+        shapes = (*shapes, shapes[0][:1])
+    problem = Problem(loss_fn, shapes, bias_decay is not None)
+    data = ProblemData(targets, counts, lw, lh, float(bias_decay or 0))
+    with jax.enable_x64(True):
+        jax.eval_shape(partial(objective, problem), np.zeros(_size(problem)), data)
+        flat = _start(problem, data, key, start)
+        function = _Counted(problem, data)
+        flat = _descend(function, flat, method, float(tolerance), max_evaluations)
+        flat = _newton(function, flat, float(tolerance))
+        return _result(function, flat, float(tolerance))
+
+
+def check_targets(targets: Any, counts: Any) -> tuple[Any, Float[np.ndarray, " n"]]:
+    """Targets in float64 or int64 on the host, and how many examples have each."""
+    targets = np.asarray(targets)
+    check_examples(targets=targets)
+    if targets.dtype.kind in "iu":
+        targets = targets.astype(np.int64)
+    elif targets.dtype.kind == "f":
+        targets = targets.astype(np.float64)
+    else:
+        raise ValueError(
+            "`targets` must be class indices (integers) or vectors of floating-point "
+            f"numbers, but have dtype {targets.dtype}."
+        )
+    if counts is None:
+        return targets, np.ones(len(targets))
+    counts = np.asarray(counts, np.float64)
+    check_examples(targets=targets, counts=counts)
+    if counts.ndim != 1 or not np.all((counts > 0) & np.isfinite(counts)):
+        raise ValueError(
+            "`counts` must be a vector of positive, finite numbers, one for each "
+            f"target, but has shape {counts.shape} and smallest entry {counts.min()}."
+        )
+    return targets, counts
+
+
+def _shapes(targets, num_outputs, num_features, num_layers):
+    """Shapes of the layers, from last to first, and of the features."""
+    if num_outputs is None:
+        is_index = targets.ndim == 1 and targets.dtype.kind == "i"
+        if not is_index and targets.ndim != 2:
+            raise ValueError(
+                "`num_outputs` must be given unless `targets` are class indices [n] or "
+                f"vectors [n, k], but they have shape {targets.shape}."
+            )
+        num_outputs = int(targets.max()) + 1 if is_index else targets.shape[1]
+    k = check_count(num_outputs=num_outputs)
+    if targets.ndim == 1 and targets.dtype.kind == "i":
+        lowest, highest = int(targets.min()), int(targets.max())
+        if lowest < 0 or highest >= k:
+            raise ValueError(
+                f"`targets` must lie in [0, {k}) for {k} outputs, but range from "
+                f"{lowest} to {highest}."
+            )
+    d = check_count(num_features=k if num_features is None else num_features)
+    inner = ((d, d),) * (check_count(num_layers=num_layers) - 1)
+    return ((k, d), *inner, (len(targets), d))
+
+
+def _size(problem):
+    return sum(int(np.prod(shape)) for shape in problem.shapes)
+
+
+def unflatten(problem: Problem, flat: Any, counts: Any) -> tuple[tuple, Any, Any]:
+    """Layers, features and bias of a flat vector that holds ``sqrt(n_i) h_i``."""
+    ends = np.cumsum([int(np.prod(shape)) for shape in problem.shapes])
+    parts = [
+        flat[end - int(np.prod(shape)) : end].reshape(shape)
+        for end, shape in zip(ends, problem.shapes, strict=True)
+    ]
+    bias = parts.pop() if problem.has_bias else None
+    features = parts.pop() / counts[:, None] ** 0.5
+    return tuple(parts), features, bias
+
+
+def outputs_of(layers: tuple, features: Any, bias: Any) -> Any:
+    """``W_M ... W_1 h_i + b`` for each row of the features."""
+    outputs = features
+    for layer in reversed(layers):
+        outputs = outputs @ layer.T
+    return outputs if bias is None else outputs + bias[None, :]
+
+
+def objective(problem: Problem, flat: Any, data: ProblemData) -> Any:
+    """The objective of `unconstrained_features` at a flat vector."""
+    layers, features, bias = unflatten(problem, flat, data.counts)
+    outputs = outputs_of(layers, features, bias)
+    n = len(data.counts)
+    losses = example_losses(problem.loss_fn, outputs, data.targets, n)
+    value = jnp.sum(data.counts / data.counts.sum() * losses)
+    for layer in layers:
+        value += data.weight_decay / 2 * jnp.sum(jnp.square(layer))
+    squares = jnp.sum(jnp.square(features), axis=1)
+    value += data.feature_decay / 2 * jnp.sum(data.counts * squares)
+    if bias is not None:
+        value += data.bias_decay / 2 * jnp.sum(jnp.square(bias))
+    return value
+
+
+_value_and_grad = jax.jit(jax.value_and_grad(objective, argnums=1), static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=0)
+def hessian_product(problem: Problem, flat: Any, data: ProblemData, vector: Any) -> Any:
+    """Product of the Hessian of `objective` at `flat` with a flat vector."""
+    gradient = lambda point: jax.grad(objective, argnums=1)(problem, point, data)
+    return jax.jvp(gradient, (flat,), (vector,))[1]
+
+
+class _Counted:
+    """The objective for solvers on the host, counting what it is asked."""
+
+    def __init__(self, problem, data):
+        self.problem, self.data, self.count = problem, data, 0
+
+    def __call__(self, flat):
+        self.count += 1
+        value, gradient = _value_and_grad(self.problem, flat, self.data)
+        return float(value), np.asarray(gradient)
+
+
+class _Hessian(linalg.LinearOperator):
+    """The Hessian of a counted objective at one point."""
+
+    def __init__(self, function, flat):
+        super().__init__(np.dtype(np.float64), (flat.size, flat.size))
+        self.function, self.flat = function, flat
+
+    def _matvec(self, x):
+        self.function.count += 1
+        problem, data = self.function.problem, self.function.data
+        return np.asarray(hessian_product(problem, self.flat, data, x.ravel()))
+
+
+def _start(problem, data, key, start):
+    """The flat vector to start from."""
+    if (key is None) == (start is None):
+        raise ValueError("exactly one of `key` and `start` must be given.")
+    if start is None:
+        check_key(key)
+        assert key is not None
+        flat = np.array(jax.random.normal(key, (_size(problem),), jnp.float64))
+        num_features = problem.shapes[0][1]
+        layers = len(problem.shapes) - 1 - problem.has_bias
+        end = sum(int(np.prod(shape)) for shape in problem.shapes[:layers])
+        flat[:end] /= num_features**0.5
+        return flat
+    return flatten_start(problem, data, start)
+
+
+def flatten_start(problem: Problem, data: ProblemData, start: Any) -> np.ndarray:
+    """The flat vector of ``(layers, features, bias)``; raises unless they fit."""
+    if not isinstance(start, tuple | list) or len(start) != 3:
+        raise ValueError(
+            "`start` must be `(layers, features, bias)`, but was a "
+            f"{type(start).__name__}. Of a result pass `result[:3]`."
+        )
+    layers, features, bias = start
+    if problem.has_bias and bias is None:
+        bias = np.zeros(problem.shapes[-1])
+    parts = [np.asarray(layer, np.float64) for layer in layers]
+    parts.append(np.asarray(features, np.float64))
+    parts += [np.asarray(bias, np.float64)] if problem.has_bias else []
+    shapes = tuple(part.shape for part in parts)
+    if shapes != problem.shapes:
+        raise ValueError(
+            f"`start` must hold factors of shapes {problem.shapes} (layers from last "
+            f"to first, features, and the bias if there is one), but has {shapes}."
+        )
+    parts[len(layers)] = parts[len(layers)] * data.counts[:, None] ** 0.5
+    return np.concatenate([part.ravel() for part in parts])
+
+
+def _descend(function, flat, method, tolerance, max_evaluations):
+    """Go down until the gradient is small or rounding stops the search."""
+    if method == "gradient_flow":
+        return _flow(function, flat, tolerance, max_evaluations)
+    if method != "quasi_newton":
+        raise ValueError(
+            f"`method` must be 'quasi_newton' or 'gradient_flow', but was {method!r}."
+        )
+    options = {"maxcor": _MEMORY, "maxfun": max_evaluations, "maxiter": max_evaluations}
+    options |= {"ftol": 0.0, "gtol": tolerance / flat.size**0.5}
+    found = optimize.minimize(
+        function, flat, jac=True, method="L-BFGS-B", options=options
+    )
+    return found.x
+
+
+def _flow(function, flat, tolerance, max_evaluations):
+    """Follow the gradient flow until Newton's method can take over."""
+    velocity = lambda time, point: -function(point)[1]
+    solver = integrate.LSODA(velocity, 0.0, flat, np.inf, rtol=1e-8, atol=1e-10)
+    close = max(tolerance, 1e-8)
+    while function.count < max_evaluations and solver.status == "running":
+        solver.step()
+        if np.linalg.norm(velocity(solver.t, solver.y)) < close:
+            break
+    return solver.y
+
+
+def _newton(function, flat, tolerance):
+    """Newton steps by MINRES, each taken only if it lowers the gradient.
+
+    The Hessian is singular along the rotations of the features, and the right-hand side
+    has no part there: MINRES solves that. L-BFGS alone stops where the objective's
+    rounding hides its slope, at the square root of what this reaches.
+    """
+    gradient = function(flat)[1]
+    size = np.linalg.norm(gradient)
+    for _ in range(_NEWTON_STEPS):
+        # Far away a Newton step need not go down.
+        if not size < 1e-3 or size <= 1e-3 * tolerance:
+            break
+        step, _ = linalg.minres(_Hessian(function, flat), -gradient, rtol=1e-8)
+        new_gradient = function(flat + step)[1]
+        new_size = np.linalg.norm(new_gradient)
+        if not new_size < 0.9 * size:
+            break
+        flat, gradient, size = flat + step, new_gradient, new_size
+    return flat
+
+
+def _result(function, flat, tolerance):
+    problem, data = function.problem, function.data
+    value, gradient = function(flat)
+    size = float(np.linalg.norm(gradient))
+    layers, features, bias = unflatten(problem, flat, data.counts)
+    return UnconstrainedFeatures(
+        layers,
+        features,
+        bias,
+        outputs_of(layers, features, bias),
+        value,
+        size,
+        _imbalance(layers, features, data),
+        size <= tolerance,
+        function.count,
+    )
+
+
+def _imbalance(layers, features, data):
+    """How far neighbouring factors are from having equal, decay-weighted Grams."""
+    scaled = (data.counts[:, None] * features).T @ features * data.feature_decay
+    left = [data.weight_decay * layer.T @ layer for layer in layers]
+    right = [data.weight_decay * layer @ layer.T for layer in layers[1:]] + [scaled]
+    apart = [np.linalg.norm(a - b) for a, b in zip(left, right, strict=True)]
+    return float(max(apart))
