@@ -1,0 +1,246 @@
+"""Geometry under class imbalance: distances to the frames that theory predicts."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Integer
+
+from jaxtheory.batching import check_examples
+from jaxtheory.collapse._moments import check_features, check_labels
+
+_matmul = partial(jnp.matmul, precision="highest")
+
+
+class FrameDistances(NamedTuple):
+    """Distances ``||G / ||G||_F - T / ||T||_F||_F`` of one Gram matrix to three frames.
+
+    Each is between 0 and 2. NaN where the Gram matrix is zero or not finite.
+
+    Attributes:
+        etf: To the simplex equiangular tight frame ``I - J/K``, which ignores counts.
+        seli: To the simplex-encoded-labels interpolation of these counts, the limit of
+            cross-entropy.
+        orthogonal: To the general orthogonal frame of these counts, the limit of the
+            squared error without a bias: ``diag(sqrt(n_k))`` for a classifier,
+            ``diag(1 / sqrt(n_k))`` for means.
+    """
+
+    etf: Float[Array, ""]
+    seli: Float[Array, ""]
+    orthogonal: Float[Array, ""]
+
+
+class ImbalanceStatistics(NamedTuple):
+    """Which frame class means and classifier are near, and minority collapse.
+
+    Attributes:
+        means: Distances of the Gram matrix of the class means.
+        classifier: Distances of ``W W^T``. None without a classifier, as the next two.
+        minority_cosine: Mean cosine of two different minority rows of ``W``; 1 is
+            minority collapse, ``-1/(K-1)`` balance. A zero row counts as cosine 0. NaN
+            with fewer than two minority classes.
+        minority_norm_ratio: Mean length of minority rows over that of majority rows; 0
+            is how the squared error collapses.
+        minority_mean_cosine: `minority_cosine` of the class means.
+        minority: Which classes are in the minority. Shape ``[k]``.
+        class_counts: Examples used in each class. Shape ``[k]``.
+        num_nonfinite: Examples left out for a feature that is NaN or infinite.
+        num_out_of_range: Examples left out for a label outside ``[0, k)``; zero unless
+            labels were traced.
+    """
+
+    means: FrameDistances
+    classifier: FrameDistances | None
+    minority_cosine: Float[Array, ""] | None
+    minority_norm_ratio: Float[Array, ""] | None
+    minority_mean_cosine: Float[Array, ""]
+    minority: Bool[Array, " k"]
+    class_counts: Int[Array, " k"]
+    num_nonfinite: Int[Array, ""]
+    num_out_of_range: Int[Array, ""]
+
+
+def imbalance(
+    features: Float[Array, "n d"],
+    labels: Integer[Array, " n"],
+    *,
+    classifier: Float[Array, "k d"] | None = None,
+    minority: Bool[Array, " k"] | None = None,
+    num_classes: int | None = None,
+    centre_means: bool = True,
+) -> ImbalanceStatistics:
+    """Hold the geometry of imbalanced classes against ETF, SELI and orthogonal frame.
+
+    All frames and Gram matrices are divided by their Frobenius norm, so that lengths
+    count relative to each other and a common scale does not. Classes without examples
+    take no part: ``K`` counts those that occur.
+
+    The minority-collapse theory is exact for unconstrained features. A network has no
+    decay of its features: there it is a trend.
+
+    Args:
+        features: Last-layer features, one row for each example.
+        labels: Class index of each example, in ``[0, k)``.
+        classifier: Weight of the last layer, rows are classes (of a Flax ``kernel``,
+            pass ``kernel.T``). Never centred.
+        minority: Which classes are in the minority; None takes those with fewer
+            examples than the average ``N / K``.
+        num_classes: Number of classes; None takes that of `classifier` or `minority`,
+            or else the largest label plus one. Needed where labels are traced.
+        centre_means: Whether the unweighted mean of class means is subtracted from
+            means *and* from the orthogonal frame of means. ETF and SELI are centred
+            already. Without it, the offset that nonnegative features have counts.
+
+    Returns:
+        The statistics, in the precision of the features (at least float32).
+
+    Raises:
+        ValueError: Shapes or dtypes do not fit, or concrete labels are out of range or
+            all the same.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> labels = jnp.array([0] * 6 + [1] * 6 + [2, 3])
+        >>> weight = jnp.array([[2.0, 0], [0, 2.0], [-1.0, -1], [-1.0, -1]])
+        >>> found = imbalance(weight[labels], labels, classifier=weight)
+        >>> print(f"{found.minority_cosine:.4f} {found.minority_norm_ratio:.4f}")
+        1.0000 0.7071
+
+    References:
+        Thrampoulidis et al. 2022, arXiv:2208.05512 (SELI and the distance); Dang et al.
+        2023, arXiv:2301.00437 (orthogonal frame); Fang et al. 2021, arXiv:2101.12699
+        (minority collapse).
+    """
+    check_features(features)
+    if jnp.ndim(features) != 2:
+        raise ValueError(
+            f"`features` must be a matrix [n, d], but has shape {jnp.shape(features)}. "
+            "Flatten it: `features.reshape(n, -1)`."
+        )
+    check_examples(features=features, labels=labels)
+    num_features = jnp.shape(features)[1]
+    num_classes = _check_rows("classifier", classifier, (num_features,), num_classes)
+    num_classes = _check_rows("minority", minority, (), num_classes)
+    num_classes = check_labels(labels, num_classes)
+    return _imbalance(
+        features, labels, classifier, minority, num_classes, bool(centre_means)
+    )
+
+
+def _check_rows(name: str, rows: Any, row_shape: tuple[int, ...], num_classes: Any):
+    """The number of classes, after checking that `rows` has one row for each."""
+    if rows is None:
+        return num_classes
+    shape = jnp.shape(rows)
+    if len(shape) != 1 + len(row_shape) or shape[1:] != row_shape:
+        wanted = ", ".join(["k", *map(str, row_shape)])
+        flipped = len(shape) == 2 and row_shape == shape[:1]
+        fix = " This looks like a Flax kernel [d, k]: transpose it." if flipped else ""
+        raise ValueError(
+            f"`{name}` must have shape [{wanted}], one row for each class, but has "
+            f"shape {shape}.{fix}"
+        )
+    if num_classes not in (None, shape[0]):
+        raise ValueError(
+            f"`{name}` must have a row for each of {num_classes} classes, but has "
+            f"shape {shape}."
+        )
+    return shape[0]
+
+
+@partial(jax.jit, static_argnums=(4, 5))
+def _imbalance(features, labels, classifier, minority, num_classes, centre_means):
+    """`imbalance`, of checked arguments."""
+    dtype = jnp.promote_types(features.dtype, jnp.float32)
+    finite = jnp.all(jnp.isfinite(features), axis=1)
+    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
+    in_range = (labels >= 0) & (labels < num_classes)
+    used = finite & in_range
+    member = used[:, None] & (labels[:, None] == jnp.arange(num_classes)[None, :])
+    counts = jnp.sum(member, axis=0)
+    safe = jnp.maximum(counts, 1).astype(dtype)
+    rows = jnp.where(used[:, None], features, 0).astype(dtype)
+    unit = jnp.maximum(jnp.max(jnp.abs(rows)), jnp.finfo(dtype).tiny)
+    means = _matmul(member.astype(dtype).T / safe[:, None], rows / unit)
+
+    present = (counts > 0).astype(dtype)
+    occurring = jnp.sum(present)
+    projector = jnp.diag(present) - present[:, None] * present[None, :] / occurring
+    if minority is None:
+        minority = counts * occurring < jnp.sum(counts)
+    minority = minority & (counts > 0)
+    weight_frames, mean_frames = _frames(counts, projector, centre_means)
+    if centre_means:
+        means = _centred(projector, means)
+    distances = minority_cosine = norm_ratio = None
+    if classifier is not None:
+        weight = jnp.asarray(classifier, dtype) * present[:, None]
+        distances = FrameDistances(*(_distance(weight, t) for t in weight_frames))
+        minority_cosine = _mean_cosine(weight, minority)
+        norm_ratio = _norm_ratio(weight, minority, counts > 0)
+    return ImbalanceStatistics(
+        means=FrameDistances(*(_distance(means, t) for t in mean_frames)),
+        classifier=distances,
+        minority_cosine=minority_cosine,
+        minority_norm_ratio=norm_ratio,
+        minority_mean_cosine=_mean_cosine(means, minority),
+        minority=minority,
+        class_counts=counts,
+        num_nonfinite=jnp.sum(~finite),
+        num_out_of_range=jnp.sum(~in_range),
+    )
+
+
+def _centred(projector, means):
+    """Means around their mean; zero where all that is left is rounding."""
+    size, eps = jnp.max(jnp.abs(means)), jnp.finfo(means.dtype).eps
+    means = _matmul(projector, means)
+    rounding = 8 * eps * size * jnp.sqrt(means.size)
+    return jnp.where(jnp.linalg.norm(means) > rounding, means, 0)
+
+
+def _frames(counts, projector, centre_means):
+    """ETF, SELI and orthogonal Gram matrices of the classifier, then of the means.
+
+    As `collapse.theory` has them, but traced, and with classes that do not occur.
+    """
+    dtype = projector.dtype
+    roots = jnp.sqrt(counts.astype(dtype))
+    inverse = jnp.where(counts > 0, 1 / jnp.where(counts > 0, roots, 1), 0)
+    left, values, right = jnp.linalg.svd(projector * roots[None, :])
+    means = right.T * inverse[:, None]
+    spread = lambda vectors: _matmul(vectors * values[None, :], vectors.T)
+    orthogonal = jnp.diag(inverse)
+    if centre_means:
+        orthogonal = _matmul(projector, _matmul(orthogonal, projector))
+    weight_frames = (projector, spread(left), jnp.diag(roots))
+    return weight_frames, (projector, spread(means), orthogonal)
+
+
+def _distance(vectors, target):
+    """Frobenius distance of the normalised Gram matrix of rows to a normalised one."""
+    largest = jnp.max(jnp.abs(vectors))
+    vectors = vectors / jnp.where(largest > 0, largest, 1)
+    gram = _matmul(vectors, vectors.T)
+    gram = gram / jnp.linalg.norm(gram)  # NaN for no Gram matrix at all, as documented
+    return jnp.linalg.norm(gram - target / jnp.linalg.norm(target))
+
+
+def _mean_cosine(vectors, minority):
+    """Mean cosine over ordered pairs of different minority rows."""
+    largest = jnp.max(jnp.abs(vectors), axis=1, keepdims=True)
+    vectors = vectors / jnp.where(largest > 0, largest, 1)
+    norms = jnp.linalg.norm(vectors, axis=1, keepdims=True)
+    directions = vectors / jnp.where(norms > 0, norms, 1)
+    pairs = minority[:, None] & minority[None, :] & ~jnp.eye(minority.size, dtype=bool)
+    cosines = jnp.where(pairs, _matmul(directions, directions.T), 0)
+    return jnp.sum(cosines) / jnp.sum(pairs)
+
+
+def _norm_ratio(vectors, minority, present):
+    """Mean norm of minority rows over mean norm of the others."""
+    norms = jnp.linalg.norm(vectors, axis=1)
+    mean = lambda mask: jnp.sum(jnp.where(mask, norms, 0)) / jnp.sum(mask)
+    return mean(minority) / mean(present & ~minority)
