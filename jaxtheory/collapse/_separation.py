@@ -222,7 +222,7 @@ def check_layers(
     named = isinstance(layers, Mapping)
     names = LayerNames(str(name) for name in layers) if named else None
     if names is not None:
-        _check_order(names)
+        check_order(names)
     num_classes = check_labels(labels, num_classes)
     for name, features in layers.items() if named else enumerate(layers):
         check_features(features, f"layers[{name!r}]")
@@ -230,8 +230,15 @@ def check_layers(
     return names, list(layers.values() if named else layers), num_classes
 
 
-def _check_order(names):
-    """Raise where the order is the alphabet's and not the numbers' in the names."""
+def check_order(names: LayerNames) -> None:
+    """Raise where the order is the alphabet's and not the numbers' in the names.
+
+    Args:
+        names: Names of layers, in the order given.
+
+    Raises:
+        ValueError: ``layer_10`` comes before ``layer_2``.
+    """
     natural = lambda name: [
         int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)
     ]
