@@ -1,12 +1,26 @@
 """Neural collapse: class statistics and the layer-wise law of separation."""
 
 from jaxtheory.collapse import theory as theory
+from jaxtheory.collapse._depth import effective_depth as effective_depth
+from jaxtheory.collapse._depth import suggest_depth as suggest_depth
 from jaxtheory.collapse._imbalance import FrameDistances as FrameDistances
 from jaxtheory.collapse._imbalance import ImbalanceStatistics as ImbalanceStatistics
 from jaxtheory.collapse._imbalance import imbalance as imbalance
+from jaxtheory.collapse._law import LayerLine as LayerLine
+from jaxtheory.collapse._law import RandomDropTest as RandomDropTest
+from jaxtheory.collapse._law import fit_layer_line as fit_layer_line
+from jaxtheory.collapse._law import random_drop_test as random_drop_test
+from jaxtheory.collapse._layers import LayerStatistics as LayerStatistics
+from jaxtheory.collapse._layers import layer_statistics as layer_statistics
+from jaxtheory.collapse._next_token import next_token_law as next_token_law
+from jaxtheory.collapse._next_token import prediction_residual as prediction_residual
 from jaxtheory.collapse._separation import SeparationLaw as SeparationLaw
 from jaxtheory.collapse._separation import fit_separation_law as fit_separation_law
 from jaxtheory.collapse._separation import separation as separation
 from jaxtheory.collapse._separation import separation_law as separation_law
+from jaxtheory.collapse._separation_bootstrap import LawBootstrap as LawBootstrap
+from jaxtheory.collapse._separation_bootstrap import (
+    bootstrap_separation_law as bootstrap_separation_law,
+)
 from jaxtheory.collapse._statistics import CollapseStatistics as CollapseStatistics
 from jaxtheory.collapse._statistics import statistics as statistics
