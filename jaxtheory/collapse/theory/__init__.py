@@ -4,6 +4,16 @@ Everything here is solved on the host in float64, whatever JAX's default precisi
 unless a docstring says otherwise. Nothing here is meant to be traced.
 """
 
+from jaxtheory.collapse.theory._closed_forms import (
+    balanced_optimum as balanced_optimum,
+)
+from jaxtheory.collapse.theory._closed_forms import (
+    minority_collapse_threshold as minority_collapse_threshold,
+)
+from jaxtheory.collapse.theory._closed_forms import (
+    squared_error_optimum as squared_error_optimum,
+)
+from jaxtheory.collapse.theory._optimum import Optimum as Optimum
 from jaxtheory.collapse.theory._seli import Geometry as Geometry
 from jaxtheory.collapse.theory._seli import (
     general_orthogonal_frame as general_orthogonal_frame,

@@ -68,7 +68,7 @@ def one_hot(targets: Any, num_outputs: int) -> Any:
 
 
 def resolve_loss(
-    loss: LossName | LossFn, label_smoothing: float = 0.0, focusing: float = 0.0
+    loss: LossName | LossFn, label_smoothing: Number = 0.0, focusing: Number = 0.0
 ) -> LossFn:
     """The function of a loss that is given by name or as a function.
 
