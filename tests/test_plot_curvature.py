@@ -8,10 +8,11 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-from jaxtheory import linalg, plot
+from jaxtheory import curvature, linalg, plot
 from jaxtheory.curvature.landscape import (
     BezierCurve,
     Interpolation,
+    Projection,
     Slice1D,
     Slice2D,
     trajectory_plane,
@@ -26,6 +27,7 @@ CURVE = BezierCurve(jnp.ones(2), A, 0 * A, ZERO, ZERO, jnp.ones(3))
 U, V = jnp.linspace(-1.0, 1.0, 7), jnp.linspace(-2.0, 2.0, 9)
 PLANE = Slice2D(U, V, 0.1 + U[:, None] ** 2 + 4 * (V[None] - 1) ** 2)
 PATH = np.array([[0.9, -1.5], [0.2, 0.0], [0.0, 0.0]])
+THRESHOLD = curvature.stability_threshold("gradient_descent", learning_rate=0.1)
 EIGHT = lx.MatrixLinearOperator(3 * jnp.eye(8), lx.symmetric_tag)
 NODES = linalg.spectral_density(EIGHT, key=jax.random.key(0), num_probes=2)._replace(
     nodes=jnp.array([[0.0, 1.0], [0.0, 9.0]]),
@@ -111,6 +113,15 @@ def test_density_refuses(user_land):
         plot.spectral_density(NODES, bulk=(2.0, 1.0))
     with pytest.raises(ValueError, match="`width` must be a positive number"):
         plot.spectral_density(NODES, width=0.0)
+    for width in ("a", np.ones(2)):
+        with pytest.raises(ValueError, match="`width` must be a positive number"):
+            plot.spectral_density(NODES, width=width)
+    with pytest.raises(ValueError, match=r"`width` must be a positive .* was None"):
+        plot.log_spectral_density(NODES, width=None)
+    with pytest.raises(ValueError, match=r"Pass one .*`threshold.full_batch`"):
+        plot.spectral_density(NODES, threshold=THRESHOLD)
+    with pytest.raises(ValueError, match="`threshold` must be a number, but was nan"):
+        plot.spectral_density(NODES, threshold=NAN)
 
 
 def test_sharpness_against_one_threshold_and_against_many():
@@ -135,6 +146,10 @@ def test_sharpness_refuses(user_land):
         plot.sharpness([0, 1], [1.0, 2.0], [1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match=r"`steps` must be a vector .* \(1, 2\)"):
         plot.sharpness([[0, 1]], [1.0, 2.0], 1.0)
+    with pytest.raises(ValueError, match=r"Pass one .*`threshold.full_batch`"):
+        plot.sharpness([0, 1, 2], [1.0, 2.0, 3.0], THRESHOLD)
+    with pytest.raises(ValueError, match=r"`threshold` must be .* all are NaN"):
+        plot.sharpness([0, 1], [1.0, 2.0], NAN)
 
 
 def test_slices_and_what_lies_between_networks():
@@ -148,6 +163,22 @@ def test_slices_and_what_lies_between_networks():
     assert "lengths of the direction" in ax.get_xlabel()
     assert ax.get_ylabel() == "mean loss"
     assert np.isnan(ax.lines[0].get_ydata()[4])
+
+
+def test_points_are_drawn_from_left_to_right(user_land):
+    """Coordinates may come in any order, the smallest here in the middle."""
+    order = np.array([4, 2, 0, 3, 1])
+    shuffled = Slice1D(A[order], LINE.losses[order])
+    ax = plot.slice_1d({1: shuffled, 2: LINE})
+    for line in ax.lines:
+        np.testing.assert_array_equal(line.get_xydata(), np.transpose(LINE))
+    assert legend(ax) == ["1", "2"]
+    rows, columns = np.array([3, 0, 6, 1, 5, 2, 4]), np.arange(9)[::-1]
+    losses = PLANE.losses[rows][:, columns]
+    found = plot.slice_2d(Slice2D(U[rows], V[columns], losses)).collections[0]
+    expected = plot.slice_2d(PLANE).collections[0]
+    for one, other in zip(found.get_paths(), expected.get_paths(), strict=True):
+        np.testing.assert_array_equal(one.vertices, other.vertices)
 
 
 def test_contours_have_the_first_direction_to_the_right():
@@ -164,12 +195,13 @@ def test_contours_have_the_first_direction_to_the_right():
     assert [a.get_ylabel() for a in ax.figure.axes[1:]] == ["mean loss"]
 
 
-def test_the_path_has_a_start_and_an_end():
-    ax = plot.slice_2d(PLANE, path=PATH)
+@pytest.mark.parametrize("given", [PATH, Projection(jnp.asarray(PATH), jnp.ones(3))])
+def test_the_path_has_a_start_and_an_end(given):
+    ax = plot.slice_2d(PLANE, path=given)
     path, start, end = ax.lines
-    np.testing.assert_array_equal(path.get_xydata(), PATH)
-    np.testing.assert_array_equal(start.get_xydata(), PATH[:1])
-    np.testing.assert_array_equal(end.get_xydata(), PATH[-1:])
+    np.testing.assert_allclose(path.get_xydata(), PATH, rtol=1e-6)
+    np.testing.assert_allclose(start.get_xydata(), PATH[:1], rtol=1e-6)
+    np.testing.assert_allclose(end.get_xydata(), PATH[-1:], rtol=1e-6)
     assert legend(ax) == ["path of training", "start", "end"]
 
 
@@ -188,8 +220,9 @@ def test_a_plane_of_training_states_its_explained_variance():
         PLANE.losses - 1,  # negative: levels are even
         jnp.ones((7, 9)),
         jnp.zeros((7, 9)),
+        jnp.full((7, 9), 1e30),
     ],
-    ids=["not finite", "negative", "constant", "zero"],
+    ids=["not finite", "negative", "constant", "zero", "large"],
 )
 def test_planes_that_are_hard_to_draw(losses, tmp_path):
     ax = plot.slice_2d(PLANE._replace(losses=losses), num_levels=5)
@@ -212,7 +245,17 @@ def test_slices_refuse(user_land):
         plot.slice_2d(LINE)
     with pytest.raises(ValueError, match="`found` must hold a finite loss"):
         plot.slice_2d(PLANE._replace(losses=jnp.full((7, 9), NAN)))
-    with pytest.raises(ValueError, match="`num_levels` must be at least 2"):
-        plot.slice_2d(PLANE, num_levels=1)
+    for num in (1, 2.5, None, "20"):
+        with pytest.raises(ValueError, match="`num_levels` must be an integer of at"):
+            plot.slice_2d(PLANE, num_levels=num)
+    with pytest.raises(ValueError, match="`lines` must hold a finite loss"):
+        plot.slice_1d(Slice1D(A, A * NAN))
+    stacked = [jnp.stack([leaf, leaf]) for leaf in LINE]
+    with pytest.raises(ValueError, match=r"`lines` .* Of a stack draw one"):
+        plot.slice_1d(Slice1D(*stacked))
+    with pytest.raises(ValueError, match="`found` must have a loss for each"):
+        plot.slice_2d(PLANE._replace(second=U))
+    with pytest.raises(ValueError, match=r"`found.first` must be finite, but 1 of 7"):
+        plot.slice_2d(PLANE._replace(first=U.at[0].set(NAN)))
     with pytest.raises(ValueError, match=r"`path` must have two .* shape \(3, 3\)"):
         plot.slice_2d(PLANE, path=np.ones((3, 3)))

@@ -9,6 +9,7 @@ from jaxtyping import ArrayLike, Real
 from matplotlib.axes import Axes
 
 from jaxtheory.batching import check_number
+from jaxtheory.curvature import StabilityThreshold
 from jaxtheory.linalg import SpectralDensity
 from jaxtheory.plot._style import ACCENT, KERNEL, NULL, TRAIN, drawn_into, vector
 
@@ -46,7 +47,7 @@ def spectral_density(
 
     Raises:
         ValueError: `density` is something else, its nodes are not finite, `width` is
-            not positive, or `bulk` no interval.
+            not positive, `bulk` no interval, or `threshold` no number.
 
     Example:
         >>> import jax, jax.numpy as jnp, lineax as lx
@@ -66,6 +67,10 @@ def spectral_density(
     low, high = nodes.min(), nodes.max()
     if width is None:
         width = float((high - low) or abs(high) or 1.0) / 100
+    _check_width(width)
+    if threshold is not None:
+        _check_threshold(threshold)
+        check_number("threshold", threshold, lambda v: v == v, "a number")
     ax = drawn_into(ax)
     _draw_density(ax, density, low, high, width)
     if bulk is not None:
@@ -126,6 +131,7 @@ def log_spectral_density(
     if not largest > 0:
         raise ValueError("`density` must have a node that is not zero: it has none.")
     check_number("num_decades", num_decades, lambda v: 0 < v < np.inf, "positive")
+    _check_width(width)
     ax = drawn_into(ax)
     end = np.log10(largest) + 4 * width
     places = np.linspace(np.log10(largest) - num_decades, end, 400)
@@ -145,6 +151,19 @@ def log_spectral_density(
     ax.set_ylabel("eigenvalues per decade")
     ax.legend()
     return ax
+
+
+def _check_width(width):
+    check_number("width", width, lambda v: 0 < v < np.inf, "a positive number")
+
+
+def _check_threshold(threshold):
+    """Raise for a record, whose fields would pass for thresholds."""
+    if isinstance(threshold, StabilityThreshold):
+        raise ValueError(
+            "`threshold` must be numbers, but is a `StabilityThreshold`, which holds "
+            "several. Pass one of its fields: `threshold.full_batch`."
+        )
 
 
 def _finite_nodes(density):
@@ -183,7 +202,7 @@ def _draw_density(ax, density, low, high, width):
 
 def _interval(bulk):
     ends = vector("`bulk`", bulk)
-    if len(ends) != 2 or not ends[0] < ends[1]:
+    if len(ends) != 2 or not -np.inf < ends[0] < ends[1] < np.inf:
         raise ValueError(
             "`bulk` must be the lower and the upper end of an interval, but was "
             f"{bulk!r}."
@@ -212,7 +231,7 @@ def sharpness(
         The axes: first the line of the sharpness, then that of the threshold.
 
     Raises:
-        ValueError: These are not vectors of one length.
+        ValueError: These are not vectors of one length, or no threshold is a number.
 
     Example:
         >>> from jaxtheory import plot
@@ -224,6 +243,7 @@ def sharpness(
         Cohen et al., arXiv:2103.00065, figure 1 (such a picture).
     """
     steps_, values = vector("`steps`", steps), vector("`sharpness`", sharpness)
+    _check_threshold(threshold)
     edge = np.atleast_1d(np.asarray(threshold, float))
     for name, found in (("sharpness", values), ("threshold", edge)):
         if found.shape != steps_.shape and not (name == "threshold" and edge.size == 1):
@@ -231,6 +251,11 @@ def sharpness(
                 f"`{name}` must have one number for each of the {len(steps_)} steps, "
                 f"but has shape {found.shape}."
             )
+    if np.all(np.isnan(edge)):
+        raise ValueError(
+            "`threshold` must be a number, or one for each step, but all are NaN. Not "
+            "every method has a minibatch form: pass `full_batch`."
+        )
     text = f"threshold {edge[0]:.3g}" if edge.size == 1 else "threshold"
     edge = np.broadcast_to(edge, steps_.shape)
     ratio = _last_ratio(values, edge)

@@ -9,9 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import FuncFormatter
 
+from jaxtheory.batching import check_count
 from jaxtheory.curvature.landscape import (
     BezierCurve,
     Interpolation,
+    Projection,
     Slice1D,
     Slice2D,
     TrajectoryPlane,
@@ -42,10 +44,12 @@ def slice_1d(lines: Line | Mapping[str, Line], *, ax: Axes | None = None) -> Axe
         ax: Axes to draw into; None makes a figure.
 
     Returns:
-        The axes, one line for each, in order; points that are not finite are left out.
+        The axes, one line for each, in order, its points from left to right; those that
+        are not finite are left out.
 
     Raises:
-        ValueError: One is something else, or there is nothing to draw.
+        ValueError: One is something else or a stack of several, or there is nothing
+            to draw.
 
     Example:
         >>> import jax.numpy as jnp
@@ -58,20 +62,19 @@ def slice_1d(lines: Line | Mapping[str, Line], *, ax: Axes | None = None) -> Axe
     """
     named = lines if isinstance(lines, Mapping) else {"": lines}
     check_named("lines", named)
-    for label, line in named.items():
-        if not isinstance(line, Line):
-            name = f"`lines[{label!r}]`" if label else "`lines`"
-            raise ValueError(
-                f"{name} must be a `Slice1D`, an `Interpolation` or a `BezierCurve`, "
-                f"but is of type {type(line).__name__}."
-            )
+    given = isinstance(lines, Mapping)
+    drawn = [
+        _points(f"`lines[{label!r}]`" if given else "`lines`", line)
+        for label, line in named.items()
+    ]
+    if np.all(np.isnan(np.concatenate([losses for _, losses in drawn]))):
+        raise ValueError(
+            "`lines` must hold a finite loss, but no loss of them is finite."
+        )
     ax = drawn_into(ax)
     for place, (label, line) in enumerate(named.items()):
-        losses = np.asarray(line.losses, float)
-        losses = np.where(np.isfinite(losses), losses, np.nan)
         text = _line_text(label, line)
-        colour = _COLOURS[place % len(_COLOURS)]
-        ax.plot(np.asarray(line.coordinates), losses, color=colour, label=text)
+        ax.plot(*drawn[place], color=_COLOURS[place % len(_COLOURS)], label=text)
     if all(isinstance(line, Slice1D) for line in named.values()):
         ax.set_xlabel("coordinate (lengths of the direction)")
     else:
@@ -82,16 +85,52 @@ def slice_1d(lines: Line | Mapping[str, Line], *, ax: Axes | None = None) -> Axe
     return ax
 
 
+def _points(name, line):
+    """Coordinates from left to right, and the losses there, NaN where not finite."""
+    if not isinstance(line, Line):
+        raise ValueError(
+            f"{name} must be a `Slice1D`, an `Interpolation` or a `BezierCurve`, "
+            f"but is of type {type(line).__name__}."
+        )
+    _check_shapes(name, line.losses, line.coordinates)
+    order, coordinates = _sorted(f"the coordinates of {name}", line.coordinates)
+    losses = np.asarray(line.losses, float)[order]
+    return coordinates, np.where(np.isfinite(losses), losses, np.nan)
+
+
+def _check_shapes(name, losses, *axes):
+    """Raise unless there is a loss for each place of a grid."""
+    shapes = [np.shape(axis) for axis in axes]
+    if any(len(shape) != 1 for shape in shapes) or np.shape(losses) != sum(shapes, ()):
+        raise ValueError(
+            f"{name} must have a loss for each of its coordinates, but coordinates of "
+            f"shape {', '.join(map(str, shapes))} and losses of {np.shape(losses)}. Of "
+            "a stack draw one: `jax.tree.map(lambda leaf: leaf[0], ...)`."
+        )
+
+
+def _sorted(name, coordinates):
+    """The order that sorts coordinates, and them in it."""
+    found = np.asarray(coordinates, float)
+    if not np.all(np.isfinite(found)):
+        raise ValueError(
+            f"{name} must be finite, but {np.sum(~np.isfinite(found))} of {len(found)} "
+            "are not."
+        )
+    order = np.argsort(found, kind="stable")
+    return order, found[order]
+
+
 def _line_text(label, line):
     """What the legend says of a line; empty for an unnamed slice."""
     barrier = "" if isinstance(line, Slice1D) else f"barrier {float(line.barrier):.3g}"
-    return ": ".join(filter(None, (label, barrier)))
+    return ": ".join(filter(None, (str(label), barrier)))
 
 
 def slice_2d(
     found: Slice2D,
     *,
-    path: TrajectoryPlane | Real[ArrayLike, "r 2"] | None = None,
+    path: TrajectoryPlane | Projection | Real[ArrayLike, "r 2"] | None = None,
     num_levels: int = 20,
     ax: Axes | None = None,
 ) -> Axes:
@@ -106,8 +145,8 @@ def slice_2d(
     Args:
         found: What `curvature.landscape.slice_2d` returned.
         path: What `trajectory_plane` returned, whose explained variance goes into the
-            labels of the axes; or coordinates ``[r, 2]``, as `project` gives them, in
-            the slice's units.
+            labels of the axes; or what `project` returned; or coordinates ``[r, 2]``
+            in the slice's units.
         num_levels: Number of contours, at least 2.
         ax: Axes to draw into; None makes a figure.
 
@@ -115,8 +154,9 @@ def slice_2d(
         The axes, the first direction to the right. A colour bar stands beside them.
 
     Raises:
-        ValueError: `found` is something else, holds no finite loss, or `path` is not
-            one of two coordinates.
+        ValueError: `found` is something else, a stack of several, or holds no finite
+            loss; `path` is not one of two coordinates; or `num_levels` is no integer
+            of at least 2.
 
     Example:
         >>> import jax.numpy as jnp
@@ -137,16 +177,18 @@ def slice_2d(
             "`found` must be what `curvature.landscape.slice_2d` returned, but is of "
             f"type {type(found).__name__}."
         )
-    losses = np.asarray(found.losses, float).T
+    _check_shapes("`found`", found.losses, found.first, found.second)
+    rows, u = _sorted("`found.first`", found.first)
+    columns, v = _sorted("`found.second`", found.second)
+    losses = np.asarray(found.losses, float)[rows][:, columns].T
     if not np.any(np.isfinite(losses)):
         raise ValueError(
             "`found` must hold a finite loss, but no loss of it is finite."
         )
-    if num_levels < 2:
-        raise ValueError(f"`num_levels` must be at least 2, but was {num_levels}.")
+    num_levels = check_count(at_least=2, num_levels=num_levels)
     points = _path_points(path)
     ax = drawn_into(ax)
-    _draw_contours(ax, found, losses, num_levels)
+    _draw_contours(ax, u, v, losses, num_levels)
     if points is not None:
         _draw_path(ax, points)
     ax.grid(visible=False)
@@ -159,8 +201,8 @@ def _path_points(path):
     """The path's coordinates, or None."""
     if path is None:
         return None
-    is_plane = isinstance(path, TrajectoryPlane)
-    points = np.asarray(path.coordinates if is_plane else path, float)
+    is_record = isinstance(path, TrajectoryPlane | Projection)
+    points = np.asarray(path.coordinates if is_record else path, float)
     if points.ndim != 2 or points.shape[1] != 2 or not len(points):
         raise ValueError(
             "`path` must have two coordinates for each iterate [r, 2], but has shape "
@@ -176,22 +218,20 @@ def _axis_text(name, place, path):
     return f"{name} direction (its lengths)"
 
 
-def _draw_contours(ax, found, losses, num_levels):
+def _draw_contours(ax, u, v, losses, num_levels):
     """Filled contours with lines on them, and a colour bar."""
     low, high = np.min(losses[np.isfinite(losses)]), np.max(losses[np.isfinite(losses)])
-    logarithmic = low > 0 and high > low
-    if logarithmic:
-        levels, norm = (
-            np.geomspace(low, high, num_levels),
-            LogNorm(low, high),
-        )
+    # Levels need room between them, also where the loss is constant but for rounding.
+    size = max(abs(low), abs(high))
+    varies = high - low > 1e-12 * size
+    if varies and low > 0:
+        levels, norm = np.geomspace(low, high, num_levels), LogNorm(low, high)
     else:
-        high = high if high > low else low + 1
+        high = high if varies else low + max(1.0, size)
         levels, norm = np.linspace(low, high, num_levels), None
     # Rounding must not leave the ends out.
     levels[0], levels[-1] = low, high
     masked = np.ma.masked_invalid(losses)
-    u, v = np.asarray(found.first), np.asarray(found.second)
     ax.set_facecolor("#dddddd")
     filled = ax.contourf(u, v, masked, levels=levels, norm=norm, cmap="viridis")
     ax.contour(u, v, masked, levels=levels, colors="white", linewidths=0.4, alpha=0.5)
