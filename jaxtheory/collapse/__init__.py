@@ -1,6 +1,10 @@
 """Neural collapse: class statistics and the layer-wise law of separation."""
 
+from jaxtheory.collapse import accumulator as accumulator
 from jaxtheory.collapse import theory as theory
+from jaxtheory.collapse._batches import (
+    statistics_from_batches as statistics_from_batches,
+)
 from jaxtheory.collapse._depth import effective_depth as effective_depth
 from jaxtheory.collapse._depth import suggest_depth as suggest_depth
 from jaxtheory.collapse._imbalance import FrameDistances as FrameDistances
@@ -14,6 +18,7 @@ from jaxtheory.collapse._layers import LayerStatistics as LayerStatistics
 from jaxtheory.collapse._layers import layer_statistics as layer_statistics
 from jaxtheory.collapse._next_token import next_token_law as next_token_law
 from jaxtheory.collapse._next_token import prediction_residual as prediction_residual
+from jaxtheory.collapse._record import CollapseStatistics as CollapseStatistics
 from jaxtheory.collapse._separation import SeparationLaw as SeparationLaw
 from jaxtheory.collapse._separation import fit_separation_law as fit_separation_law
 from jaxtheory.collapse._separation import separation as separation
@@ -22,5 +27,4 @@ from jaxtheory.collapse._separation_bootstrap import LawBootstrap as LawBootstra
 from jaxtheory.collapse._separation_bootstrap import (
     bootstrap_separation_law as bootstrap_separation_law,
 )
-from jaxtheory.collapse._statistics import CollapseStatistics as CollapseStatistics
 from jaxtheory.collapse._statistics import statistics as statistics

@@ -42,6 +42,8 @@ class ClassMoments(NamedTuple):
             that their rounding is relative to.
         num_nonfinite: Examples left out for a feature that is NaN or infinite.
         num_out_of_range: Examples left out for a label outside ``[0, k)``.
+        origin: What `means` are taken from: the mean of all examples, to rounding.
+            Shape ``[d]``.
     """
 
     counts: Int[Array, " k"]
@@ -49,6 +51,39 @@ class ClassMoments(NamedTuple):
     residuals: Float[Array, "n d"]
     used: Bool[Array, " n"]
     labels: Integer[Array, " n"]
+    unit: Float[Array, ""]
+    resolution: Float[Array, ""]
+    num_nonfinite: Int[Array, ""]
+    num_out_of_range: Int[Array, ""]
+    origin: Float[Array, " d"]
+
+
+class ClassSummary(NamedTuple):
+    """What is kept of the examples once they have gone by: counts, means, variances.
+
+    Lengths are in units of `unit`, a power of two near the largest feature, so that
+    squares neither overflow nor underflow: ``origin + means`` times `unit` are the
+    class means in the units of the features, and `variances` times ``unit**2``.
+
+    Attributes:
+        counts: Examples used in each class, ``n_k``. Shape ``[k]``.
+        means: Class means minus `origin`; zero where a class is empty. Shape
+            ``[k, d]``.
+        variances: ``v_k = (1/n_k) sum_i ||h_i - mu_k||^2``, summed over the ``d``
+            directions: traces of the class covariances. Zero for a class of one
+            example and for an empty one. Shape ``[k]``.
+        origin: A point within rounding of the mean of all examples. Means are kept
+            relative to it because their differences are what matters. Shape ``[d]``.
+        unit: What one unit is in the units of the features.
+        resolution: Root mean square norm of the features.
+        num_nonfinite: Examples left out for a feature that is NaN or infinite.
+        num_out_of_range: Examples left out for a label outside ``[0, k)``.
+    """
+
+    counts: Int[Array, " k"]
+    means: Float[Array, "k d"]
+    variances: Float[Array, " k"]
+    origin: Float[Array, " d"]
     unit: Float[Array, ""]
     resolution: Float[Array, ""]
     num_nonfinite: Int[Array, ""]
@@ -120,16 +155,8 @@ def check_labels(labels: Any, num_classes: int | None) -> int:
             integer above 1, or is needed because labels are traced; or (concrete labels
             only) a label is out of range or all are the same.
     """
-    check_examples(labels=labels)
-    num_shards(labels)
-    shape, dtype = jnp.shape(labels), jnp.result_type(labels)
-    if len(shape) != 1 or not jnp.issubdtype(dtype, jnp.integer):
-        raise ValueError(
-            "`labels` must be a vector of integer class indices, one for each example, "
-            f"but has shape {shape} and dtype {dtype}. For one-hot labels pass "
-            "`labels.argmax(-1)`."
-        )
-    _check_num_classes(num_classes)
+    shape = check_label_vector(labels)
+    check_num_classes(num_classes)
     if isinstance(labels, Tracer):
         if num_classes is None:
             raise ValueError(
@@ -156,8 +183,57 @@ def check_labels(labels: Any, num_classes: int | None) -> int:
     return upper
 
 
-def _check_num_classes(num_classes):
-    """Raise unless `num_classes` is None or an integer of at least 2."""
+def check_label_vector(labels: Any) -> tuple[int, ...]:
+    """Return the shape of `labels`; raise unless it is a vector of integers.
+
+    Args:
+        labels: What the user passed; values are not looked at.
+
+    Returns:
+        The shape, ``(n,)``.
+
+    Raises:
+        ValueError: It is something else, multi-hot rows for example.
+    """
+    check_examples(labels=labels)
+    num_shards(labels)
+    shape, dtype = jnp.shape(labels), jnp.result_type(labels)
+    if len(shape) != 1 or not jnp.issubdtype(dtype, jnp.integer):
+        raise ValueError(
+            "`labels` must be a vector of integer class indices, one for each example, "
+            f"but has shape {shape} and dtype {dtype}. For one-hot labels pass "
+            "`labels.argmax(-1)`; an example of several classes has no place here."
+        )
+    return shape
+
+
+def check_feature_matrix(features: Any, name: str = "features") -> None:
+    """Raise unless `features` is a floating-point matrix ``[n, d]``.
+
+    Args:
+        features: What the user passed.
+        name: What an error message calls it.
+
+    Raises:
+        ValueError: As `check_features`, or it has another number of axes.
+    """
+    check_features(features, name)
+    if jnp.ndim(features) != 2:
+        raise ValueError(
+            f"`{name}` must be a matrix [n, d], but has shape "
+            f"{jnp.shape(features)}. Flatten it: `{name}.reshape(n, -1)`."
+        )
+
+
+def check_num_classes(num_classes: Any) -> None:
+    """Raise unless `num_classes` is None or an integer of at least 2.
+
+    Args:
+        num_classes: What the user passed.
+
+    Raises:
+        ValueError: It is something else.
+    """
     if num_classes is None:
         return
     is_integer = isinstance(num_classes, int | np.integer)
@@ -185,13 +261,9 @@ def class_moments(
         Two arrays of the size of the features, and ``n k`` numbers.
     """
     dtype = jnp.promote_types(features.dtype, jnp.float32)
-    finite = jnp.all(jnp.isfinite(features), axis=1)
-    # The number of classes need not fit into the type of the labels.
-    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
-    in_range = (labels >= 0) & (labels < num_classes)
+    finite, in_range, labels = usable(features, labels, num_classes)
     used = finite & in_range
     features = jnp.where(used[:, None], features, 0).astype(dtype)
-    labels = jnp.where(used, labels, 0)
     member = used[:, None] & (labels[:, None] == jnp.arange(num_classes)[None, :])
     counts = jnp.sum(member, axis=0)
     total = jnp.maximum(jnp.sum(counts), 1)
@@ -199,7 +271,7 @@ def class_moments(
     unit = _power_of_two_below(jnp.max(jnp.abs(features)))
     features = features / unit
     resolution = jnp.sqrt(jnp.sum(jnp.square(features)) / total)
-    origin = jnp.sum(features, axis=0) / total
+    origin = fixed(jnp.sum(features, axis=0) / total)
     residuals = jnp.where(used[:, None], features - origin[None, :], 0)
     means = jnp.zeros((num_classes, features.shape[1]), dtype)
     # The second turn removes the rounding of the first means, which would otherwise be
@@ -219,7 +291,46 @@ def class_moments(
         jax.lax.stop_gradient(resolution),
         jnp.sum(~finite),
         jnp.sum(~in_range),
+        origin,
     )
+
+
+def usable(
+    features: Float[Array, "n d"], labels: Integer[Array, " n"], num_classes: int
+) -> tuple[Bool[Array, " n"], Bool[Array, " n"], Integer[Array, " n"]]:
+    """Find the examples that can be used.
+
+    Args:
+        features: One row for each example.
+        labels: Class indices.
+        num_classes: Number of classes.
+
+    Returns:
+        Which examples have finite features, which have a label in range, and the
+        labels with zero in place of one that cannot be used.
+    """
+    finite = jnp.all(jnp.isfinite(features), axis=1)
+    # The number of classes need not fit into the type of the labels.
+    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
+    in_range = (labels >= 0) & (labels < num_classes)
+    return finite, in_range, jnp.where(finite & in_range, labels, 0)
+
+
+def fixed(x: Array) -> Array:
+    """Round off two bits, so that every use of `x` sees the same number.
+
+    A compiler may compute it twice, once rounded and once (in a fused multiply-add)
+    not; what is subtracted from the examples then differs from what is returned by the
+    rounding of the features, and small class means far from the origin by all they are.
+
+    Args:
+        x: A floating-point array.
+
+    Returns:
+        The rounded array.
+    """
+    info = jnp.finfo(x.dtype)
+    return jax.lax.reduce_precision(x, info.nexp, info.nmant - 2)
 
 
 def _power_of_two_below(largest):
@@ -228,7 +339,9 @@ def _power_of_two_below(largest):
     return jnp.ldexp(jnp.ones((), largest.dtype), exponent - 1)
 
 
-def between_class(moments: ClassMoments, weights: Float[Array, " k"]) -> BetweenClass:
+def between_class(
+    moments: ClassMoments | ClassSummary, weights: Float[Array, " k"]
+) -> BetweenClass:
     """Centre the class means and invert what they span.
 
     Args:

@@ -1,73 +1,22 @@
 """Neural collapse of features and classifier: NC1 to NC4."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Float, Integer
 
-from jaxtheory.batching import check_examples
-from jaxtheory.collapse._moments import (
-    between_class,
-    check_features,
-    check_labels,
-    class_moments,
-    scatter_ratio,
+from jaxtheory.batching import check_batch_size, check_examples, num_shards
+from jaxtheory.collapse._accumulator import finalize, of_examples
+from jaxtheory.collapse._moments import check_feature_matrix, check_labels
+from jaxtheory.collapse._record import (
+    CollapseStatistics,
+    Conventions,
+    check_word,
+    report,
 )
-
-_matmul = partial(jnp.matmul, precision="highest")
-
-
-class CollapseStatistics(NamedTuple):
-    """How far features and classifier are from neural collapse (0 is collapsed).
-
-    ``K`` counts the classes that occur, ``N`` the examples used, ``mu_k`` are class
-    means and ``mu_G = (1/K) sum_k mu_k`` their unweighted mean.
-
-    Attributes:
-        nc1: Variability collapse, ``tr(Sigma_W Sigma_B^+) / K``, without ``1/K`` under
-            ``normalize_by_classes=False``. Infinite where `rank` is 0.
-        nc2: Distance of the class means from a simplex equiangular tight frame,
-            ``||G / ||G||_F - (I - J/K) / sqrt(K-1)||_F`` with ``G`` the Gram matrix of
-            the ``mu_k - mu_G``. NaN where `rank` is 0, as the next two.
-        nc2_equinorm: Standard deviation (``1/K``) over mean of ``||mu_k - mu_G||``.
-        nc2_equiangular: Mean over ordered pairs ``i != j`` of
-            ``|cos(mu_i - mu_G, mu_j - mu_G) + 1/(K-1)|``; a class mean that equals
-            ``mu_G`` (to rounding) counts as cosine 0.
-        nc3: Self-duality, ``||W / ||W||_F - M / ||M||_F||_F`` with rows ``mu_k - mu_G``
-            of ``M`` (not squared); 1 for ``W = 0``, which has no direction. None
-            without a classifier, NaN where `rank` is 0 or ``W`` is not finite.
-        nc3_cosine: ``1 - (1/K) sum_k cos(w_k, mu_k - mu_G)``, the per-class form, which
-            ignores lengths. None and NaN as `nc3`.
-        nc4: Fraction of examples where ``argmax_k (W h + b)_k`` is not the class whose
-            mean is nearest to ``h``. A class without examples has no mean to be nearest
-            but can be predicted; an example whose outputs are not finite disagrees.
-            None and NaN as `nc3`.
-        within_class_trace: ``tr(Sigma_W)``, in squared units of the features.
-        between_class_trace: ``tr(Sigma_B)``, in squared units of the features.
-        class_counts: Examples used in each class. Shape ``[k]``.
-        rank: Directions in which class means differ beyond rounding. Below
-            ``min(K-1, d)`` some classes coincide along a direction that `nc1` ignores.
-        num_nonfinite: Examples with a NaN or infinite feature. They are left out, and
-            all numbers are exactly those of the other examples.
-        num_out_of_range: Examples left out because their label is outside ``[0, k)``.
-            Zero unless labels were traced: concrete ones raise an error.
-    """
-
-    nc1: Float[Array, ""]
-    nc2: Float[Array, ""]
-    nc2_equinorm: Float[Array, ""]
-    nc2_equiangular: Float[Array, ""]
-    nc3: Float[Array, ""] | None
-    nc3_cosine: Float[Array, ""] | None
-    nc4: Float[Array, ""] | None
-    within_class_trace: Float[Array, ""]
-    between_class_trace: Float[Array, ""]
-    class_counts: Int[Array, " k"]
-    rank: Int[Array, ""]
-    num_nonfinite: Int[Array, ""]
-    num_out_of_range: Int[Array, ""]
+from jaxtheory.collapse._second_pass import reference, second_pass_over
 
 
 def statistics(
@@ -77,6 +26,9 @@ def statistics(
     classifier: tuple[Float[Array, "k d"], Float[Array, " k"] | None] | None = None,
     num_classes: int | None = None,
     normalize_by_classes: bool = True,
+    class_weights: str = "equal",
+    cdnv: str = "average",
+    batch_size: int | None = None,
 ) -> CollapseStatistics:
     """Measure neural collapse NC1 to NC4 of last-layer features.
 
@@ -86,8 +38,9 @@ def statistics(
         Sigma_B = (1/K) sum_k (mu_k - mu_G) (mu_k - mu_G)^T              per class
 
     so under imbalance every class weighs the same in ``Sigma_B``, and its centre is the
-    mean of class means; `separation` weighs classes by their examples instead. Classes
-    without examples take no part: ``K`` counts those that occur.
+    mean of class means. ``class_weights="counts"`` puts ``n_k/N`` in place of ``1/K``
+    in both, as `separation` does. Classes without examples take no part: ``K`` counts
+    those that occur.
 
     `CollapseStatistics` has the definition of every number. Differentiable in the
     features where the rank is locally constant (for `nc1`, also at a perfect frame).
@@ -103,20 +56,27 @@ def statistics(
             largest label plus one; needed where labels are traced.
         normalize_by_classes: Whether `nc1` is divided by ``K``, as in Zhu et al. Papyan
             et al. and He & Su do not.
+        class_weights: What a class weighs in ``mu_G`` and ``Sigma_B``: ``"equal"``
+            (``1/K``, Zhu et al.) or ``"counts"`` (``n_k/N``, He & Su; then ``Sigma_W +
+            Sigma_B`` is the covariance of all examples). Same for balanced classes.
+        cdnv: Which of three conventions `cdnv` has, as the function `cdnv` explains.
+        batch_size: Examples to project at a time; None takes all at once.
 
     Returns:
         The statistics, in the precision of the features (at least float32). Where all
         class means coincide, `rank` is 0, `nc1` infinite and NC2 to NC4 are NaN. A
         class with one example adds nothing to ``Sigma_W``. With ``K > d + 1`` no
-        simplex frame fits and `nc2` cannot reach 0.
+        simplex frame fits and `nc2` cannot reach 0. Batches, their order, the numbering
+        of classes and sharding change the numbers by rounding alone.
 
     Raises:
         ValueError: Shapes or dtypes do not fit, `num_classes` is missing or contradicts
-            the classifier, or concrete labels are out of range or all the same.
+            the classifier, concrete labels are out of range or all the same, or an
+            option is not one of its words.
 
     Memory:
-        Two copies of the features and ``2 n k`` numbers; no ``d x d`` matrix. Time
-        ``O(n d k + d k^2)``.
+        Four arrays ``[k, d]``, and for ``b`` examples at a time two copies of their
+        features and ``6 b k`` numbers; no ``d x d`` matrix. Time ``O(n d k + d k^2)``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -131,22 +91,34 @@ def statistics(
         Papyan, Han & Donoho 2020, arXiv:2008.08186 (NC1 to NC4); Zhu et al. 2021,
         arXiv:2105.02375 (``1/K`` in NC1 and the frame distance).
     """
-    check_features(features)
-    if jnp.ndim(features) != 2:
-        raise ValueError(
-            "`features` must be a matrix [n, d], but has shape "
-            f"{jnp.shape(features)}. Flatten it: `features.reshape(n, -1)`."
-        )
+    check_feature_matrix(features)
     check_examples(features=features, labels=labels)
-    num_classes = _check_classifier(classifier, jnp.shape(features)[1], num_classes)
+    num_classes = check_classifier(classifier, jnp.shape(features)[1], num_classes)
     num_classes = check_labels(labels, num_classes)
-    return _statistics(
-        features, labels, classifier, num_classes, bool(normalize_by_classes)
-    )
+    check_word("class_weights", class_weights)
+    check_word("cdnv", cdnv)
+    check_batch_size(batch_size)
+    conventions = Conventions(bool(normalize_by_classes), class_weights, cdnv)
+    loop = (batch_size, num_shards(features))
+    return _statistics(features, labels, classifier, num_classes, conventions, loop)
 
 
-def _check_classifier(classifier, num_features, num_classes):
-    """The number of classes, after checking that the classifier's shapes fit."""
+def check_classifier(
+    classifier: Any, num_features: int, num_classes: int | None
+) -> int | None:
+    """Return the number of classes after checking that the classifier's shapes fit.
+
+    Args:
+        classifier: What the user passed.
+        num_features: Number of features.
+        num_classes: Number of classes, or None.
+
+    Returns:
+        The number of classes; None where neither argument says it.
+
+    Raises:
+        ValueError: It is no pair, or a shape does not fit.
+    """
     if classifier is None:
         return num_classes
     if not isinstance(classifier, tuple | list) or len(classifier) != 2:
@@ -176,103 +148,12 @@ def _check_classifier(classifier, num_features, num_classes):
     return shape[0]
 
 
-@partial(jax.jit, static_argnums=(3, 4))
-def _statistics(features, labels, classifier, num_classes, normalize_by_classes):
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _statistics(features, labels, classifier, num_classes, conventions, loop):
     """`statistics`, of checked arguments."""
-    moments = class_moments(features, labels, num_classes)
-    present = moments.counts > 0
-    occurring = jnp.maximum(jnp.sum(present), 1)
-    weights = (present / occurring).astype(moments.means.dtype)
-    between = between_class(moments, weights)
-    nc1 = scatter_ratio(moments, between)
-    if normalize_by_classes:
-        nc1 = nc1 / occurring
-    total = jnp.maximum(jnp.sum(moments.counts), 1)
-    within = moments.residuals * moments.unit
-    defined = lambda value: jnp.where(between.rank > 0, value, jnp.nan)
-    nc2, equinorm, equiangular = map(defined, _frame_geometry(between, present))
-    nc3 = nc3_cosine = nc4 = None
-    if classifier is not None:
-        weight = jnp.asarray(classifier[0], moments.means.dtype)
-        nc3, nc3_cosine = map(defined, _self_duality(weight, between, present))
-        nc4 = defined(_disagreement(features, moments, weight, classifier[1]))
-    return CollapseStatistics(
-        nc1=nc1,
-        nc2=nc2,
-        nc2_equinorm=equinorm,
-        nc2_equiangular=equiangular,
-        nc3=nc3,
-        nc3_cosine=nc3_cosine,
-        nc4=nc4,
-        within_class_trace=jnp.sum(jnp.square(within)) / total,
-        between_class_trace=between.trace * moments.unit * moments.unit,
-        class_counts=moments.counts,
-        rank=between.rank,
-        num_nonfinite=moments.num_nonfinite,
-        num_out_of_range=moments.num_out_of_range,
-    )
-
-
-def _norm(x, axis=None):
-    """Euclidean norm over `axis` (kept), whose derivative at zero is 0 and not NaN."""
-    squared = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
-    zero = squared == 0  # and not NaN, which has to stay NaN
-    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squared)))
-
-
-def _unit(x, axis=None, rounding=0):
-    """``x`` over its norm along `axis`; zero where that is not above `rounding`."""
-    norm = _norm(x, axis)
-    return jnp.where(norm <= rounding, 0, x / jnp.where(norm == 0, 1, norm))
-
-
-def _frame_geometry(between, present):
-    """Frame distance, spread of norms and spread of angles of the centred means."""
-    means = between.means
-    occurring = jnp.sum(present, dtype=means.dtype)
-    norms = _norm(means, axis=1)[:, 0]
-    mean_norm = jnp.sum(norms) / occurring
-    deviations = jnp.where(present, norms - mean_norm, 0)
-    equinorm = _norm(deviations)[0] / jnp.sqrt(occurring) / mean_norm
-
-    both = present[:, None] & present[None, :]
-    identity = jnp.eye(present.size, dtype=means.dtype)
-    pairs = both & (identity == 0)
-    directions = _unit(means, axis=1, rounding=between.rounding)
-    deviations = jnp.abs(_matmul(directions, directions.T) + 1 / (occurring - 1))
-    equiangular = jnp.sum(jnp.where(pairs, deviations, 0)) / jnp.sum(pairs)
-
-    frame = jnp.where(both, identity - 1 / occurring, 0)
-    gram = _unit(_matmul(means, means.T))
-    distance = _norm(gram - frame / jnp.sqrt(occurring - 1))[0, 0]
-    return distance, equinorm, equiangular
-
-
-def _self_duality(weight, between, present):
-    """Distance of classifier and class means, and one minus their mean cosine."""
-    weight = jnp.where(present[:, None], weight, 0)
-    directions = _unit(between.means, axis=1, rounding=between.rounding)
-    cosines = _unit(weight, axis=1) * directions
-    distance = _norm(_unit(weight) - _unit(between.means))[0, 0]
-    return distance, 1 - jnp.sum(cosines) / jnp.sum(present)
-
-
-def _disagreement(features, moments, weight, bias):
-    """Fraction of the examples used where the classifier is not nearest class mean."""
-    features = jnp.where(moments.used[:, None], features, 0).astype(weight.dtype)
-    outputs = _matmul(features, weight.T)
-    if bias is not None:
-        outputs = outputs + jnp.asarray(bias, weight.dtype)[None, :]
-    # -||h - mu_k||^2 / 2 up to what all k share, around the example's own class mean
-    # mu_y: with ||mu_k||^2 two close means that are far from the others would cancel.
-    squares = jax.lax.map(
-        lambda mean: jnp.sum(jnp.square(moments.means - mean[None, :]), axis=1),
-        moments.means,
-    )
-    closeness = _matmul(moments.residuals, moments.means.T)
-    closeness = closeness - squares[moments.labels] / 2
-    closeness = jnp.where((moments.counts > 0)[None, :], closeness, -jnp.inf)
-    agree = jnp.argmax(outputs, axis=1) == jnp.argmax(closeness, axis=1)
-    agree &= jnp.all(jnp.isfinite(outputs), axis=1)
-    disagreements = jnp.sum(moments.used & ~agree, dtype=weight.dtype)
-    return disagreements / jnp.maximum(jnp.sum(moments.counts), 1)
+    batch_size, lanes = loop
+    data = (jnp.asarray(features), jnp.asarray(labels))
+    summary = finalize(of_examples(*data, num_classes, batch_size, lanes))
+    means = reference(summary, conventions.class_weights)
+    sums = second_pass_over(means, classifier, data, batch_size, lanes)
+    return report(means, sums, classifier, conventions)
