@@ -329,3 +329,19 @@ def test_bad_problems(user_land):
         measures(names=["lpf"], options={"sam": {}})
     with pytest.raises(ValueError, match="`initial_params` must be given"):
         measures(names=["pac_bayes"])
+    for names in ([], ()):
+        with pytest.raises(ValueError, match="`names` must name at least one row"):
+            measures(names=names)
+    for options, message in (
+        ({"lpf": {"key": jax.random.key(7)}}, "must not hold `key`, which all"),
+        ({"lpf": {"initial_params": params}}, "must not hold `initial_params`"),
+        ({"lpf": 3}, r"`options\['lpf'\]` must map names .* of type int"),
+        ({"sam_sharpness": {"rho": 0.1}}, r"'sam_sharpness' is none of \['lpf'\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            measures(names="lpf", options=options)
+    for name in ("m_sharpness", "batch_sharpness"):
+        with pytest.raises(ValueError, match="`x` must hold at least two examples for"):
+            flatness.all_measures(
+                apply_fn, loss_fn, params, x[:1], y[:1], key=new_key(), names=name
+            )

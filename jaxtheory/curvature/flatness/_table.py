@@ -99,17 +99,18 @@ def all_measures(
         initial_params: Where training began, for ``pac_bayes``.
         names: Rows of `MEASURES`, or one; None takes all (``pac_bayes`` only with
             `initial_params`).
-        options: For a row's name, options of its function beside those that
-            `MEASURES` sets. Batches of minibatch measures are at most ``n / 2``
-            where not set here.
+        options: For a chosen row's name, options of its function beside those that
+            `MEASURES` sets, but for `key` and `initial_params`, which all share.
+            Batches of minibatch measures are at most ``n / 2`` where not set here.
 
     Returns:
         ``{name: Estimate or number}``. A measure that returns several fields is spread
         out: its first under the name itself, the others under ``"name.field"``.
 
     Raises:
-        ValueError: An unknown name, ``pac_bayes`` without `initial_params`, or as for
-            the measures.
+        ValueError: No name or an unknown one, options of a row that is not chosen or
+            that are not its own, ``pac_bayes`` without `initial_params`, one example
+            for a minibatch measure, or as for the measures.
 
     Memory:
         The largest of the measures.
@@ -135,17 +136,32 @@ def all_measures(
     found: dict[str, Any] = {}
     for name in chosen:
         function, random, preset = MEASURES[name]
-        small = ("minibatch_size", "batch_size")
-        preset = {k: min(v, n // 2) if k in small else v for k, v in preset.items()}
-        if "num_iterations" in preset:
-            preset["num_iterations"] = min(preset["num_iterations"], size(params))
-        given: dict[str, Any] = {**preset, **options.get(name, {})}
+        own = options.get(name, {})
+        preset = _fitted(name, preset, own, n, size(params))
+        given: dict[str, Any] = {**preset, **own}
         if random:
             given["key"] = jax.random.fold_in(key, list(MEASURES).index(name))
         if name == "pac_bayes":
             given["initial_params"] = initial_params
         found |= _spread(name, function(apply_fn, loss_fn, params, x, y, **given))
     return found
+
+
+def _fitted(name, preset, own, n, num_parameters):
+    """The preset options, as large as examples and parameters allow."""
+    fitted = dict(preset)
+    for option in ("minibatch_size", "batch_size"):
+        if option in preset and option not in own:
+            if n < 2:
+                raise ValueError(
+                    f"`x` must hold at least two examples for {name!r}, which takes "
+                    f"batches of half of them, but holds {n}. Pass more, or leave it "
+                    "out of `names`."
+                )
+            fitted[option] = min(preset[option], n // 2)
+    if "num_iterations" in preset:
+        fitted["num_iterations"] = min(preset["num_iterations"], num_parameters)
+    return fitted
 
 
 def _choose(names, options, initial_params):
@@ -163,12 +179,40 @@ def _choose(names, options, initial_params):
                 f"`{argument}` must name rows of `MEASURES`, but names {unknown}. "
                 f"There are {[*MEASURES]}."
             )
+    if not chosen:
+        raise ValueError(
+            "`names` must name at least one row of `MEASURES`, but is empty. Leave it "
+            "out for all."
+        )
+    _check_options(options, chosen)
     if "pac_bayes" in chosen and initial_params is None:
         raise ValueError(
             "`initial_params` must be given for 'pac_bayes', which measures from where "
             "training began, but was None. Pass them, or leave it out of `names`."
         )
     return chosen, options
+
+
+def _check_options(options, chosen):
+    """Raise for what would be ignored."""
+    for name, own in options.items():
+        if not isinstance(own, Mapping):
+            raise ValueError(
+                f"`options[{name!r}]` must map names of options to values, but is of "
+                f"type {type(own).__name__}."
+            )
+        if name not in chosen:
+            raise ValueError(
+                f"`options` must be for chosen rows, but {name!r} is none of {chosen}. "
+                "Add it to `names` (and `initial_params` for 'pac_bayes')."
+            )
+        for shared in ("key", "initial_params"):
+            if shared in own:
+                raise ValueError(
+                    f"`options[{name!r}]` must not hold `{shared}`, which all measures "
+                    f"share. Pass `all_measures(..., {shared}=...)`, or call the "
+                    "measure by itself."
+                )
 
 
 def _spread(name, result):
