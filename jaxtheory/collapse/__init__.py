@@ -7,6 +7,15 @@ from jaxtheory.collapse._batches import (
 )
 from jaxtheory.collapse._depth import effective_depth as effective_depth
 from jaxtheory.collapse._depth import suggest_depth as suggest_depth
+from jaxtheory.collapse._drift import LeaveOneOutDrift as LeaveOneOutDrift
+from jaxtheory.collapse._drift import leave_one_out_drift as leave_one_out_drift
+from jaxtheory.collapse._few_shot import PairMoments as PairMoments
+from jaxtheory.collapse._few_shot import PairwiseErrors as PairwiseErrors
+from jaxtheory.collapse._few_shot import pair_moments as pair_moments
+from jaxtheory.collapse._few_shot import pairwise_errors as pairwise_errors
+from jaxtheory.collapse._geometric_complexity import (
+    geometric_complexity as geometric_complexity,
+)
 from jaxtheory.collapse._imbalance import FrameDistances as FrameDistances
 from jaxtheory.collapse._imbalance import ImbalanceStatistics as ImbalanceStatistics
 from jaxtheory.collapse._imbalance import imbalance as imbalance
