@@ -1,9 +1,11 @@
 """Generalization bounds that say what they assume."""
 
 from jaxtheory._types import Bound as Bound
+from jaxtheory.bounds._few_shot import few_shot as few_shot
 from jaxtheory.bounds._gaussian import gaussian_pac_bayes as gaussian_pac_bayes
 from jaxtheory.bounds._gaussian import prior_bound as prior_bound
 from jaxtheory.bounds._gibbs import zero_one_error as zero_one_error
 from jaxtheory.bounds._holdout import holdout as holdout
 from jaxtheory.bounds._kl import kl_inverse as kl_inverse
+from jaxtheory.bounds._margin import linear_margin as linear_margin
 from jaxtheory.bounds._pac_bayes import pac_bayes_kl as pac_bayes_kl
