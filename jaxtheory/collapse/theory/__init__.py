@@ -13,6 +13,11 @@ from jaxtheory.collapse.theory._closed_forms import (
 from jaxtheory.collapse.theory._closed_forms import (
     squared_error_optimum as squared_error_optimum,
 )
+from jaxtheory.collapse.theory._layer_peeled import LayerPeeledModel as LayerPeeledModel
+from jaxtheory.collapse.theory._layer_peeled import layer_peeled as layer_peeled
+from jaxtheory.collapse.theory._layer_peeled import (
+    layer_peeled_threshold as layer_peeled_threshold,
+)
 from jaxtheory.collapse.theory._optimum import Optimum as Optimum
 from jaxtheory.collapse.theory._seli import Geometry as Geometry
 from jaxtheory.collapse.theory._seli import (
