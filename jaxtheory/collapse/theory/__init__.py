@@ -13,6 +13,8 @@ from jaxtheory.collapse.theory._closed_forms import (
 from jaxtheory.collapse.theory._closed_forms import (
     squared_error_optimum as squared_error_optimum,
 )
+from jaxtheory.collapse.theory._gap import OptimalityGap as OptimalityGap
+from jaxtheory.collapse.theory._gap import optimality_gap as optimality_gap
 from jaxtheory.collapse.theory._layer_peeled import LayerPeeledModel as LayerPeeledModel
 from jaxtheory.collapse.theory._layer_peeled import layer_peeled as layer_peeled
 from jaxtheory.collapse.theory._layer_peeled import (

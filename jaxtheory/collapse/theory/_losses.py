@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Real
+from scipy import special
 
 from jaxtheory._types import LossFn
 from jaxtheory.batching import check_number
@@ -44,6 +45,25 @@ class CrossEntropy:
             terms = terms * (-jnp.expm1(log_p)) ** self.focusing
         return -jnp.sum(terms, axis=1)
 
+    def conjugate(self, duals: Any, targets: Any) -> Float[np.ndarray, " n"]:
+        """Convex conjugate ``sum_j v_j log v_j - m log m``, ``v = dual + y``.
+
+        ``m`` is the mass of a target, 1 for a distribution. The domain is ``v >= 0``
+        with the same mass, which the caller sees to; what rounding takes out of it is
+        put back.
+        """
+        vectors = np.asarray(self.target_vectors(targets, duals.shape[1]))
+        entropies = special.entr(np.maximum(vectors + duals, 0)).sum(axis=1)
+        return -entropies + special.entr(vectors.sum(axis=1))
+
+    def largest_scale(self, gradients: Any, targets: Any) -> float:
+        """How far gradients may be scaled and stay in the domain of `conjugate`."""
+        vectors = np.asarray(self.target_vectors(targets, gradients.shape[1]))
+        falls = gradients < 0
+        if not falls.any():
+            return np.inf
+        return float(np.min(vectors[falls] / -gradients[falls]))
+
 
 @dataclass(frozen=True)
 class SquaredError:
@@ -57,6 +77,15 @@ class SquaredError:
         """The losses ``[n]`` of outputs ``[n, k]``."""
         vectors = self.target_vectors(targets, outputs.shape[1])
         return jnp.sum(jnp.square(outputs - vectors), axis=1) / 2
+
+    def conjugate(self, duals: Any, targets: Any) -> Float[np.ndarray, " n"]:
+        """Convex conjugate ``||dual||^2 / 2 + dual . y``."""
+        vectors = np.asarray(self.target_vectors(targets, duals.shape[1]))
+        return np.sum(duals * (duals / 2 + vectors), axis=1)
+
+    def largest_scale(self, gradients: Any, targets: Any) -> float:
+        """How far gradients may be scaled: as far as one likes."""
+        return np.inf
 
 
 def one_hot(targets: Any, num_outputs: int) -> Any:

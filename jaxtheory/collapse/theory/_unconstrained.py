@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from scipy import integrate, optimize
-from scipy.sparse import linalg
 
 from jaxtheory._types import KeyArray, LossFn
 from jaxtheory.batching import (
@@ -27,9 +25,14 @@ from jaxtheory.collapse.theory._losses import (
     check_decay,
     resolve_loss,
 )
+from jaxtheory.collapse.theory._minimise import (
+    Counted,
+    gradient_flow,
+    newton,
+    quasi_newton,
+)
 
-_MEMORY = 30  # pairs that L-BFGS remembers
-_NEWTON_STEPS = 20
+_METHODS = {"quasi_newton": quasi_newton, "gradient_flow": gradient_flow}
 
 
 class UnconstrainedFeatures(NamedTuple):
@@ -178,6 +181,10 @@ def unconstrained_features(
         check_number("bias_decay", bias_decay, lambda v: 0 <= v < np.inf, must)
     check_number("tolerance", tolerance, lambda v: 0 < v < np.inf, "a positive number")
     max_evaluations = check_count(max_evaluations=max_evaluations)
+    if method not in _METHODS:
+        raise ValueError(
+            f"`method` must be 'quasi_newton' or 'gradient_flow', but was {method!r}."
+        )
     targets, counts = check_targets(targets, counts)
     shapes = _shapes(targets, num_outputs, num_features, num_layers)
     if bias_decay is not None:
@@ -187,10 +194,10 @@ def unconstrained_features(
     with jax.enable_x64(True):
         jax.eval_shape(partial(objective, problem), np.zeros(_size(problem)), data)
         flat = _start(problem, data, key, start)
-        function = _Counted(problem, data)
-        flat = _descend(function, flat, method, float(tolerance), max_evaluations)
-        flat = _newton(function, flat, float(tolerance))
-        return _result(function, flat, float(tolerance))
+        function = counted_objective(problem, data)
+        flat = _METHODS[method](function, flat, float(tolerance), max_evaluations)
+        flat = newton(function, flat, float(tolerance))
+        return _result(problem, data, function, flat, float(tolerance))
 
 
 def check_targets(targets: Any, counts: Any) -> tuple[Any, Float[np.ndarray, " n"]]:
@@ -291,29 +298,12 @@ def hessian_product(problem: Problem, flat: Any, data: ProblemData, vector: Any)
     return jax.jvp(gradient, (flat,), (vector,))[1]
 
 
-class _Counted:
-    """The objective for solvers on the host, counting what it is asked."""
-
-    def __init__(self, problem, data):
-        self.problem, self.data, self.count = problem, data, 0
-
-    def __call__(self, flat):
-        self.count += 1
-        value, gradient = _value_and_grad(self.problem, flat, self.data)
-        return float(value), np.asarray(gradient)
-
-
-class _Hessian(linalg.LinearOperator):
-    """The Hessian of a counted objective at one point."""
-
-    def __init__(self, function, flat):
-        super().__init__(np.dtype(np.float64), (flat.size, flat.size))
-        self.function, self.flat = function, flat
-
-    def _matvec(self, x):
-        self.function.count += 1
-        problem, data = self.function.problem, self.function.data
-        return np.asarray(hessian_product(problem, self.flat, data, x.ravel()))
+def counted_objective(problem: Problem, data: ProblemData) -> Counted:
+    """The objective with its derivatives, as the minimisers take it."""
+    return Counted(
+        lambda flat: _value_and_grad(problem, flat, data),
+        lambda flat, vector: hessian_product(problem, flat, data, vector),
+    )
 
 
 def _start(problem, data, key, start):
@@ -355,58 +345,7 @@ def flatten_start(problem: Problem, data: ProblemData, start: Any) -> np.ndarray
     return np.concatenate([part.ravel() for part in parts])
 
 
-def _descend(function, flat, method, tolerance, max_evaluations):
-    """Go down until the gradient is small or rounding stops the search."""
-    if method == "gradient_flow":
-        return _flow(function, flat, tolerance, max_evaluations)
-    if method != "quasi_newton":
-        raise ValueError(
-            f"`method` must be 'quasi_newton' or 'gradient_flow', but was {method!r}."
-        )
-    options = {"maxcor": _MEMORY, "maxfun": max_evaluations, "maxiter": max_evaluations}
-    options |= {"ftol": 0.0, "gtol": tolerance / flat.size**0.5}
-    found = optimize.minimize(
-        function, flat, jac=True, method="L-BFGS-B", options=options
-    )
-    return found.x
-
-
-def _flow(function, flat, tolerance, max_evaluations):
-    """Follow the gradient flow until Newton's method can take over."""
-    velocity = lambda time, point: -function(point)[1]
-    solver = integrate.LSODA(velocity, 0.0, flat, np.inf, rtol=1e-8, atol=1e-10)
-    close = max(tolerance, 1e-8)
-    while function.count < max_evaluations and solver.status == "running":
-        solver.step()
-        if np.linalg.norm(velocity(solver.t, solver.y)) < close:
-            break
-    return solver.y
-
-
-def _newton(function, flat, tolerance):
-    """Newton steps by MINRES, each taken only if it lowers the gradient.
-
-    The Hessian is singular along the rotations of the features, and the right-hand side
-    has no part there: MINRES solves that. L-BFGS alone stops where the objective's
-    rounding hides its slope, at the square root of what this reaches.
-    """
-    gradient = function(flat)[1]
-    size = np.linalg.norm(gradient)
-    for _ in range(_NEWTON_STEPS):
-        # Far away a Newton step need not go down.
-        if not size < 1e-3 or size <= 1e-3 * tolerance:
-            break
-        step, _ = linalg.minres(_Hessian(function, flat), -gradient, rtol=1e-8)
-        new_gradient = function(flat + step)[1]
-        new_size = np.linalg.norm(new_gradient)
-        if not new_size < 0.9 * size:
-            break
-        flat, gradient, size = flat + step, new_gradient, new_size
-    return flat
-
-
-def _result(function, flat, tolerance):
-    problem, data = function.problem, function.data
+def _result(problem, data, function, flat, tolerance):
     value, gradient = function(flat)
     size = float(np.linalg.norm(gradient))
     layers, features, bias = unflatten(problem, flat, data.counts)
