@@ -37,3 +37,8 @@ from jaxtheory.collapse._separation_bootstrap import (
     bootstrap_separation_law as bootstrap_separation_law,
 )
 from jaxtheory.collapse._statistics import statistics as statistics
+from jaxtheory.collapse._variability import CDNV as CDNV
+from jaxtheory.collapse._variability import cdnv as cdnv
+from jaxtheory.collapse._variability import (
+    variability_collapse_index as variability_collapse_index,
+)

@@ -360,7 +360,7 @@ def between_class(
     means = jnp.where(occurs, moments.means - centre, 0)
     weighted = jnp.sqrt(weights)[:, None] * means
     longest = jnp.sqrt(jnp.max(jnp.sum(jnp.square(means), axis=1)))
-    rounding = _rounding(jax.lax.stop_gradient(longest), moments.resolution)
+    rounding = rounding_of(jax.lax.stop_gradient(longest), moments.resolution)
     num_present = jnp.sum(moments.counts > 0)
     inverse = _pseudo_inverse(weighted, moments.resolution, num_present - 1)
     # The trace of the projector A A^+ counts what was kept.
@@ -386,8 +386,16 @@ def scatter_ratio(moments: ClassMoments, between: BetweenClass) -> Float[Array, 
     return jnp.where(between.rank > 0, ratio, jnp.inf)
 
 
-def _rounding(largest, resolution):
-    """What rounding can make of a zero among lengths up to `largest`."""
+def rounding_of(largest: Array, resolution: Array) -> Array:
+    """What rounding can make of a zero among lengths up to `largest`.
+
+    Args:
+        largest: The largest of the lengths.
+        resolution: Root mean square norm of what they were computed from.
+
+    Returns:
+        The length.
+    """
     return jnp.finfo(largest.dtype).eps * jnp.maximum(8 * largest, resolution)
 
 
@@ -395,7 +403,7 @@ def _rounding(largest, resolution):
 def _pseudo_inverse(matrix, resolution, max_rank):
     """Pseudo-inverse; its derivative is finite also where singular values coincide."""
     left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
-    keep = values > _rounding(values[0], resolution)
+    keep = values > rounding_of(values[0], resolution)
     keep &= jnp.arange(values.size) < max_rank
     inverse = jnp.where(keep, 1 / jnp.where(keep, values, 1), 0)
     return _matmul(right.T * inverse[None, :], left.T)
