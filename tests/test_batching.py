@@ -250,6 +250,22 @@ def test_check_params_takes_every_floating_dtype():
 def test_check_params_names_what_is_wrong(params, message):
     with pytest.raises(ValueError, match=message):
         batching.check_params(params)
+    with pytest.raises(ValueError, match=message.replace("params", "bend")):
+        batching.check_params(params, "bend")
+
+
+def test_check_function_takes_what_is_called_and_hashed():
+    class Module:
+        __hash__ = None  # as of a module that holds arrays
+
+        def __call__(self, params, x):
+            return x @ params
+
+    assert batching.check_function("apply_fn", jnp.sin) is None
+    with pytest.raises(ValueError, match=r"`apply_fn` must be hashable.* type Module"):
+        batching.check_function("apply_fn", Module())
+    with pytest.raises(ValueError, match=r"`loss_fn` must be a function, .* type str"):
+        batching.check_function("loss_fn", "mse")
 
 
 @pytest.mark.parametrize(
@@ -319,12 +335,21 @@ def test_outputs_that_broadcast_against_targets_are_refused(reduce, rank_promoti
             evaluate(outputs, targets)
         with pytest.raises(ValueError, match=message):
             jax.jit(evaluate)(outputs, targets)
+    wide = lambda o, y: jnp.mean((o - y) ** 2, axis=-1)
+    for o, y in ((targets, outputs), (jnp.ones((4, 1, 2)), jnp.ones((4, 2)))):
+        with pytest.raises(ValueError, match="`loss_fn` must compare each output with"):
+            batching.example_losses(wide, o, y, 4)
+    with pytest.raises(ValueError, match=r"one row of outputs .* the shape \(1, 2\)"):
+        batching.example_losses(wide, jnp.ones((1, 2)), jnp.ones((4, 2)), 4)
+    unlabelled = lambda outputs, targets: jnp.sum(outputs**2, axis=-1)
+    losses = batching.example_losses(unlabelled, outputs, targets, 4)
+    np.testing.assert_array_equal(losses, np.ones(4))
     column = lambda outputs, targets: (outputs[:, 0] - targets) ** 2
     losses = batching.example_losses(column, outputs, targets, 4)
     np.testing.assert_array_equal(losses, [1, 0, 1, 4])
 
 
-@pytest.mark.parametrize("batch_size", [0, -2, 2.0, True, np.int64(3), "all"])
+@pytest.mark.parametrize("batch_size", [0, -2, 2.0, True, jnp.array(3), "all"])
 def test_bad_batch_size(batch_size, user_land):
     message = rf"`batch_size` must be None .* positive .*{re.escape(repr(batch_size))}"
     with pytest.raises(ValueError, match=message):
@@ -333,6 +358,14 @@ def test_bad_batch_size(batch_size, user_land):
         batching.map_examples(jnp.sin, jnp.ones(4), batch_size=batch_size)
     with pytest.raises(ValueError, match=message):
         batching.sum_examples(jnp.dot, jnp.ones(4), batch_size=batch_size)
+
+
+def test_batch_sizes_of_numpy(user_land):
+    data, size = jnp.arange(5.0), np.int64(2)
+    dot = lambda chunk, weights: jnp.sum(weights * chunk)
+    assert batching.sum_examples(dot, data, batch_size=size) == 10
+    mapped = batching.map_examples(jnp.square, data, batch_size=size)
+    np.testing.assert_array_equal(mapped, data**2)
 
 
 @pytest.mark.parametrize("lanes", [0, -1, 3, 2.0, True])

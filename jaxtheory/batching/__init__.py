@@ -3,6 +3,7 @@
 from jaxtheory.batching._checks import check_batch_size as check_batch_size
 from jaxtheory.batching._checks import check_count as check_count
 from jaxtheory.batching._checks import check_examples as check_examples
+from jaxtheory.batching._checks import check_function as check_function
 from jaxtheory.batching._checks import check_key as check_key
 from jaxtheory.batching._checks import check_number as check_number
 from jaxtheory.batching._checks import check_pair as check_pair

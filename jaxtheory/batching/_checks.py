@@ -78,11 +78,12 @@ def check_pair(batch: Any) -> tuple[Any, Any, int]:
     return x, y, check_examples(x=x, y=y)
 
 
-def check_params(params: PyTree) -> None:
+def check_params(params: PyTree, name: str = "params") -> None:
     """Raise unless `params` is a non-empty pytree of floating-point arrays.
 
     Args:
         params: A parameter pytree.
+        name: What an error message calls it.
 
     Raises:
         ValueError: There are no leaves, or one is not a floating-point array; names
@@ -90,15 +91,15 @@ def check_params(params: PyTree) -> None:
     """
     if isinstance(params, Mapping) and "batch_stats" in params:
         raise ValueError(
-            "`params` must hold what is trained, but has the collection 'batch_stats', "
-            "whose running statistics would be differentiated too. Use "
+            f"`{name}` must hold what is trained, but has the collection "
+            "'batch_stats', whose running statistics would be differentiated too. Use "
             "`interop.flax.evaluate(module, variables)` to measure, and "
             "`interop.flax.split` and `interop.flax.objective` to train."
         )
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError(
-            "`params` must hold at least one array, but is an empty pytree "
+            f"`{name}` must hold at least one array, but is an empty pytree "
             f"({jax.tree.structure(params)})."
         )
     for path, leaf in leaves:
@@ -109,7 +110,7 @@ def check_params(params: PyTree) -> None:
         else:
             continue
         raise ValueError(
-            f"`params{jax.tree_util.keystr(path)}` must be floating-point to be "
+            f"`{name}{jax.tree_util.keystr(path)}` must be floating-point to be "
             f"differentiated, but {was}. Cast it, or move what is not trained into the "
             "model (`functools.partial`, a closure)."
         )
@@ -184,18 +185,44 @@ def check_key(key: Any, name: str = "key") -> None:
     )
 
 
+def check_function(name: str, function: Any) -> None:
+    """Raise unless `function` can be called, and compiled programs found by it.
+
+    Args:
+        name: What an error message calls it.
+        function: A function.
+
+    Raises:
+        ValueError: It is no function, or cannot be hashed.
+    """
+    if not callable(function):
+        raise ValueError(
+            f"`{name}` must be a function, but is of type {type(function).__name__}."
+        )
+    try:
+        hash(function)
+    except TypeError as error:
+        raise ValueError(
+            f"`{name}` must be hashable, because what is compiled is kept by function, "
+            f"but is of type {type(function).__name__}, which is not ({error}). Wrap "
+            "it once, and pass arrays that it holds as parameters: `lambda params, x: "
+            "module(params, x)`."
+        ) from error
+
+
 def check_batch_size(batch_size: int | None) -> None:
     """Raise unless `batch_size` is None or a positive integer.
 
     Args:
-        batch_size: Examples per chunk; None takes all at once.
+        batch_size: Examples per chunk, of Python or NumPy; None takes all at once.
 
     Raises:
         ValueError: It is neither.
     """
     if batch_size is None:
         return
-    if type(batch_size) is not int or batch_size < 1:
+    is_integer = isinstance(batch_size, int | np.integer)
+    if not is_integer or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(
             "`batch_size` must be None (all examples at once) or a positive integer, "
             f"but was {batch_size!r}."
