@@ -101,7 +101,7 @@ def simplex_encoded_labels(class_counts: ClassCounts) -> Geometry:
 
 
 def general_orthogonal_frame(
-    class_counts: ClassCounts, *, regularization: float = 0.0
+    class_counts: ClassCounts, *, regularization: float | int = 0
 ) -> Geometry:
     """The orthogonal frame (GOF) of the squared error without a bias.
 
