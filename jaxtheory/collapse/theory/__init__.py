@@ -20,7 +20,17 @@ from jaxtheory.collapse.theory._layer_peeled import layer_peeled as layer_peeled
 from jaxtheory.collapse.theory._layer_peeled import (
     layer_peeled_threshold as layer_peeled_threshold,
 )
+from jaxtheory.collapse.theory._multilabel import (
+    PickAllLabelOptimum as PickAllLabelOptimum,
+)
+from jaxtheory.collapse.theory._multilabel import (
+    pick_all_label_optimum as pick_all_label_optimum,
+)
 from jaxtheory.collapse.theory._optimum import Optimum as Optimum
+from jaxtheory.collapse.theory._regression import RegressionOptimum as RegressionOptimum
+from jaxtheory.collapse.theory._regression import (
+    regression_optimum as regression_optimum,
+)
 from jaxtheory.collapse.theory._seli import Geometry as Geometry
 from jaxtheory.collapse.theory._seli import (
     general_orthogonal_frame as general_orthogonal_frame,
