@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from jaxtheory.collapse.theory import _unconstrained, unconstrained_features
+from jaxtheory.collapse.theory import _objective, unconstrained_features
 
 LABELS = np.repeat(np.arange(4), 10)
 DECAY = {"weight_decay": 5e-3, "feature_decay": 5e-3}
@@ -170,9 +170,9 @@ def test_new_numbers_of_the_same_shapes_cost_no_new_trace():
         key=jax.random.key(0),
     )
     solve(1e-2)
-    before = _unconstrained._value_and_grad._cache_size()
+    before = _objective.value_and_grad._cache_size()
     solve(2e-2)
-    assert _unconstrained._value_and_grad._cache_size() == before
+    assert _objective.value_and_grad._cache_size() == before
 
 
 @pytest.mark.usefixtures("user_land")

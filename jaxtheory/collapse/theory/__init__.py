@@ -31,6 +31,8 @@ from jaxtheory.collapse.theory._regression import RegressionOptimum as Regressio
 from jaxtheory.collapse.theory._regression import (
     regression_optimum as regression_optimum,
 )
+from jaxtheory.collapse.theory._saddle import StrictSaddle as StrictSaddle
+from jaxtheory.collapse.theory._saddle import strict_saddle as strict_saddle
 from jaxtheory.collapse.theory._seli import Geometry as Geometry
 from jaxtheory.collapse.theory._seli import (
     general_orthogonal_frame as general_orthogonal_frame,

@@ -24,7 +24,7 @@ from jaxtheory.collapse.theory._losses import (
     resolve_loss,
 )
 from jaxtheory.collapse.theory._minimise import Counted, newton, quasi_newton
-from jaxtheory.collapse.theory._unconstrained import check_targets
+from jaxtheory.collapse.theory._objective import check_targets
 
 # A free bias makes the gradient of all outputs sum to zero over the examples. What is
 # left of that must be rounding for the bound to hold.
@@ -340,8 +340,8 @@ def _best_scale(bound, loss_fn, gradient, targets, threshold):
         value = bound(scale)
         return -value if np.isfinite(value) else 1e300
 
-    found = optimize.minimize_scalar(depth, bounds=(0.0, largest), method="bounded")
-    scales = [min(1.0, largest), largest, float(found["x"])]
+    found = optimize.fminbound(depth, 0.0, largest)
+    scales = [min(1.0, largest), largest, float(np.asarray(found))]
     best = min(scales, key=depth)
     value = bound(best)
     return (float(value) if np.isfinite(value) else -np.inf), float(best)

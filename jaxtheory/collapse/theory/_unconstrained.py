@@ -1,7 +1,6 @@
 """Numerical optima of the unconstrained-features model, to nearly full precision."""
 
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +10,8 @@ from jaxtyping import Float
 from jaxtheory._types import KeyArray, LossFn
 from jaxtheory.batching import (
     check_count,
-    check_examples,
     check_key,
     check_number,
-    example_losses,
 )
 from jaxtheory.collapse.theory._losses import (
     Counts,
@@ -22,14 +19,20 @@ from jaxtheory.collapse.theory._losses import (
     LossName,
     Number,
     check_concrete,
-    check_decay,
     resolve_loss,
 )
 from jaxtheory.collapse.theory._minimise import (
-    Counted,
     gradient_flow,
     newton,
     quasi_newton,
+)
+from jaxtheory.collapse.theory._objective import (
+    counted_objective,
+    flatten_start,
+    make_problem,
+    num_entries,
+    outputs_of,
+    unflatten,
 )
 
 _METHODS = {"quasi_newton": quasi_newton, "gradient_flow": gradient_flow}
@@ -63,24 +66,6 @@ class UnconstrainedFeatures(NamedTuple):
     imbalance: float
     converged: bool
     num_evaluations: int
-
-
-class Problem(NamedTuple):
-    """The static half of an objective: what it is a function of, and which loss."""
-
-    loss_fn: LossFn
-    shapes: tuple[tuple[int, ...], ...]  # layers from last to first, features, [bias]
-    has_bias: bool
-
-
-class ProblemData(NamedTuple):
-    """The arrays of an objective, in float64 on the host."""
-
-    targets: Any
-    counts: Float[np.ndarray, " n"]
-    weight_decay: float
-    feature_decay: float
-    bias_decay: float
 
 
 def unconstrained_features(
@@ -172,138 +157,31 @@ def unconstrained_features(
         Mixon, Parshall & Pi 2020, arXiv:2011.11619; Zhu et al. 2021, arXiv:2105.02375
         (the objective, eq. 3, and its landscape, theorem 3.2).
     """
-    check_concrete(targets=targets, counts=counts, start=start, bias_decay=bias_decay)
+    check_concrete(start=start)
     loss_fn = resolve_loss(loss, label_smoothing, focusing)
-    lw = check_decay(weight_decay=weight_decay)
-    lh = check_decay(feature_decay=feature_decay)
-    if bias_decay is not None:
-        must = "None or a finite number of at least 0"
-        check_number("bias_decay", bias_decay, lambda v: 0 <= v < np.inf, must)
     check_number("tolerance", tolerance, lambda v: 0 < v < np.inf, "a positive number")
     max_evaluations = check_count(max_evaluations=max_evaluations)
     if method not in _METHODS:
         raise ValueError(
             f"`method` must be 'quasi_newton' or 'gradient_flow', but was {method!r}."
         )
-    targets, counts = check_targets(targets, counts)
-    shapes = _shapes(targets, num_outputs, num_features, num_layers)
-    if bias_decay is not None:
-        shapes = (*shapes, shapes[0][:1])
-    problem = Problem(loss_fn, shapes, bias_decay is not None)
-    data = ProblemData(targets, counts, lw, lh, float(bias_decay or 0))
+    problem, data = make_problem(
+        loss_fn,
+        targets,
+        weight_decay=weight_decay,
+        feature_decay=feature_decay,
+        bias_decay=bias_decay,
+        counts=counts,
+        num_outputs=num_outputs,
+        num_features=num_features,
+        num_layers=num_layers,
+    )
     with jax.enable_x64(True):
-        jax.eval_shape(partial(objective, problem), np.zeros(_size(problem)), data)
         flat = _start(problem, data, key, start)
         function = counted_objective(problem, data)
         flat = _METHODS[method](function, flat, float(tolerance), max_evaluations)
         flat = newton(function, flat, float(tolerance))
         return _result(problem, data, function, flat, float(tolerance))
-
-
-def check_targets(targets: Any, counts: Any) -> tuple[Any, Float[np.ndarray, " n"]]:
-    """Targets in float64 or int64 on the host, and how many examples have each."""
-    targets = np.asarray(targets)
-    check_examples(targets=targets)
-    if targets.dtype.kind in "iu":
-        targets = targets.astype(np.int64)
-    elif targets.dtype.kind == "f":
-        targets = targets.astype(np.float64)
-    else:
-        raise ValueError(
-            "`targets` must be class indices (integers) or vectors of floating-point "
-            f"numbers, but have dtype {targets.dtype}."
-        )
-    if counts is None:
-        return targets, np.ones(len(targets))
-    counts = np.asarray(counts, np.float64)
-    check_examples(targets=targets, counts=counts)
-    if counts.ndim != 1 or not np.all((counts > 0) & np.isfinite(counts)):
-        raise ValueError(
-            "`counts` must be a vector of positive, finite numbers, one for each "
-            f"target, but has shape {counts.shape} and smallest entry {counts.min()}."
-        )
-    return targets, counts
-
-
-def _shapes(targets, num_outputs, num_features, num_layers):
-    """Shapes of the layers, from last to first, and of the features."""
-    if num_outputs is None:
-        is_index = targets.ndim == 1 and targets.dtype.kind == "i"
-        if not is_index and targets.ndim != 2:
-            raise ValueError(
-                "`num_outputs` must be given unless `targets` are class indices [n] or "
-                f"vectors [n, k], but they have shape {targets.shape}."
-            )
-        num_outputs = int(targets.max()) + 1 if is_index else targets.shape[1]
-    k = check_count(num_outputs=num_outputs)
-    if targets.ndim == 1 and targets.dtype.kind == "i":
-        lowest, highest = int(targets.min()), int(targets.max())
-        if lowest < 0 or highest >= k:
-            raise ValueError(
-                f"`targets` must lie in [0, {k}) for {k} outputs, but range from "
-                f"{lowest} to {highest}."
-            )
-    d = check_count(num_features=k if num_features is None else num_features)
-    inner = ((d, d),) * (check_count(num_layers=num_layers) - 1)
-    return ((k, d), *inner, (len(targets), d))
-
-
-def _size(problem):
-    return sum(int(np.prod(shape)) for shape in problem.shapes)
-
-
-def unflatten(problem: Problem, flat: Any, counts: Any) -> tuple[tuple, Any, Any]:
-    """Layers, features and bias of a flat vector that holds ``sqrt(n_i) h_i``."""
-    ends = np.cumsum([int(np.prod(shape)) for shape in problem.shapes])
-    parts = [
-        flat[end - int(np.prod(shape)) : end].reshape(shape)
-        for end, shape in zip(ends, problem.shapes, strict=True)
-    ]
-    bias = parts.pop() if problem.has_bias else None
-    features = parts.pop() / counts[:, None] ** 0.5
-    return tuple(parts), features, bias
-
-
-def outputs_of(layers: tuple, features: Any, bias: Any) -> Any:
-    """``W_M ... W_1 h_i + b`` for each row of the features."""
-    outputs = features
-    for layer in reversed(layers):
-        outputs = outputs @ layer.T
-    return outputs if bias is None else outputs + bias[None, :]
-
-
-def objective(problem: Problem, flat: Any, data: ProblemData) -> Any:
-    """The objective of `unconstrained_features` at a flat vector."""
-    layers, features, bias = unflatten(problem, flat, data.counts)
-    outputs = outputs_of(layers, features, bias)
-    n = len(data.counts)
-    losses = example_losses(problem.loss_fn, outputs, data.targets, n)
-    value = jnp.sum(data.counts / data.counts.sum() * losses)
-    for layer in layers:
-        value += data.weight_decay / 2 * jnp.sum(jnp.square(layer))
-    squares = jnp.sum(jnp.square(features), axis=1)
-    value += data.feature_decay / 2 * jnp.sum(data.counts * squares)
-    if bias is not None:
-        value += data.bias_decay / 2 * jnp.sum(jnp.square(bias))
-    return value
-
-
-_value_and_grad = jax.jit(jax.value_and_grad(objective, argnums=1), static_argnums=0)
-
-
-@partial(jax.jit, static_argnums=0)
-def hessian_product(problem: Problem, flat: Any, data: ProblemData, vector: Any) -> Any:
-    """Product of the Hessian of `objective` at `flat` with a flat vector."""
-    gradient = lambda point: jax.grad(objective, argnums=1)(problem, point, data)
-    return jax.jvp(gradient, (flat,), (vector,))[1]
-
-
-def counted_objective(problem: Problem, data: ProblemData) -> Counted:
-    """The objective with its derivatives, as the minimisers take it."""
-    return Counted(
-        lambda flat: _value_and_grad(problem, flat, data),
-        lambda flat, vector: hessian_product(problem, flat, data, vector),
-    )
 
 
 def _start(problem, data, key, start):
@@ -313,36 +191,13 @@ def _start(problem, data, key, start):
     if start is None:
         check_key(key)
         assert key is not None
-        flat = np.array(jax.random.normal(key, (_size(problem),), jnp.float64))
+        flat = np.array(jax.random.normal(key, (num_entries(problem),), jnp.float64))
         num_features = problem.shapes[0][1]
         layers = len(problem.shapes) - 1 - problem.has_bias
         end = sum(int(np.prod(shape)) for shape in problem.shapes[:layers])
         flat[:end] /= num_features**0.5
         return flat
     return flatten_start(problem, data, start)
-
-
-def flatten_start(problem: Problem, data: ProblemData, start: Any) -> np.ndarray:
-    """The flat vector of ``(layers, features, bias)``; raises unless they fit."""
-    if not isinstance(start, tuple | list) or len(start) != 3:
-        raise ValueError(
-            "`start` must be `(layers, features, bias)`, but was a "
-            f"{type(start).__name__}. Of a result pass `result[:3]`."
-        )
-    layers, features, bias = start
-    if problem.has_bias and bias is None:
-        bias = np.zeros(problem.shapes[-1])
-    parts = [np.asarray(layer, np.float64) for layer in layers]
-    parts.append(np.asarray(features, np.float64))
-    parts += [np.asarray(bias, np.float64)] if problem.has_bias else []
-    shapes = tuple(part.shape for part in parts)
-    if shapes != problem.shapes:
-        raise ValueError(
-            f"`start` must hold factors of shapes {problem.shapes} (layers from last "
-            f"to first, features, and the bias if there is one), but has {shapes}."
-        )
-    parts[len(layers)] = parts[len(layers)] * data.counts[:, None] ** 0.5
-    return np.concatenate([part.ravel() for part in parts])
 
 
 def _result(problem, data, function, flat, tolerance):
