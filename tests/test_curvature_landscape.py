@@ -297,15 +297,23 @@ def test_slices_refuse(user_land):
         bad_slice(coordinates=np.ones(1))
     with pytest.raises(ValueError, match=r"`coordinates` must be .* shape \(2, 2\)"):
         bad_slice(coordinates=np.ones((2, 2)))
+    for numbers in ([0, 1j], [True, False], ["a", "b"], jnp.array([0, 1j])):
+        with pytest.raises(ValueError, match="`coordinates` must be real numbers"):
+            bad_slice(coordinates=numbers)
     with pytest.raises(ValueError, match="`points_at_once` must be an integer"):
         bad_slice(points_at_once=0)
     with pytest.raises(ValueError, match="`batch_size` must be None"):
         bad_slice(batch_size=0)
+    imaginary = jax.tree.map(lambda leaf: leaf * 1j, w)
     grid = {"first": np.ones(2), "second": np.ones(2)}
     for directions, message in (
         (w, r"`directions\['a'\]` must hold 3 of the shape \(3,\)"),
         (stack(w), "`directions` must hold two directions on axis 0, but holds 1"),
         ((w, w), "`directions` must have the structure of the parameters"),
+        (
+            stack(w, imaginary),
+            r"`directions\['a'\]` must be real, but has dtype complex64",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             landscape.slice_2d(linear, square, w, x, y, directions=directions, **grid)

@@ -227,6 +227,19 @@ def test_a_symmetric_start_needs_a_bend_beside_the_line():
     assert curve.barrier < 0.25
 
 
+def test_an_iterate_that_is_not_finite_leaves_the_others():
+    path = path_of(5)[1]
+    given = {"origin": path[4], "directions": jnp.eye(path.shape[1])[:2]}
+    whole = landscape.project(path, **given)
+    for bad in (np.nan, np.inf):
+        broken = jnp.asarray(path).at[1].set(bad)
+        seen = landscape.project(broken, **given)
+        for one, other in zip(seen, whole, strict=True):
+            others = np.array([0, 2, 3, 4])
+            np.testing.assert_allclose(one[others], other[others], rtol=1e-5)
+            assert not np.isfinite(one[1]).any()
+
+
 # Bad input
 
 
@@ -238,6 +251,22 @@ def test_trajectories_refuse(user_land):
         landscape.trajectory_plane(path, num_directions=4)
     with pytest.raises(ValueError, match="`iterates` must move"):
         landscape.trajectory_plane(np.ones((4, 3), np.float32))
+    for bad in (np.nan, np.inf):
+        broken = jnp.asarray(path).at[jnp.array([1, 3])].set(bad)
+        with pytest.raises(ValueError, match=r"`iterates` must be finite, .* 1, 3\."):
+            landscape.trajectory_plane(broken)
+    points = [{"a": jnp.ones((3, 2)), "b": jnp.ones(4)}] * 4
+    for iterates in (points, jnp.array(1.0)):
+        with pytest.raises(ValueError, match=r"`iterates` must be one .* Stack a list"):
+            landscape.trajectory_plane(iterates)
+    with pytest.raises(ValueError, match=r"`iterates` must be floating-point"):
+        landscape.trajectory_plane(np.ones((4, 3), int))
+    for name in ("iterates", "origin", "directions"):
+        arguments = {"origin": jnp.ones(3), "directions": jnp.ones((1, 3))}
+        arguments = {"iterates": path[:, :3], **arguments}
+        arguments[name] = arguments[name] * 1j
+        with pytest.raises(ValueError, match=rf"`{name}` must be .* dtype complex64"):
+            landscape.project(**arguments)
     for call in (
         lambda: landscape.trajectory_plane(path, centre="first"),
         lambda: landscape.random_walk_variance(centre="first"),
@@ -255,10 +284,17 @@ def test_interpolation_and_curves_refuse(user_land):
         landscape.interpolate(*arguments, num=1)
     with pytest.raises(ValueError, match="`params_b` must have the structure"):
         landscape.interpolate(linear, square, w, (w,), x, y)
+    with pytest.raises(ValueError, match="`params_a` must be floating-point"):
+        landscape.interpolate(linear, square, w.astype(int), w, x, y)
+    for t in (1j, "a", None, jnp.ones(2)):
+        with pytest.raises(ValueError, match="`t` must be one real number"):
+            landscape.bezier_point(w, None, w, t)
     training = {"optimizer": optax.sgd(0.1), "num_steps": 1, "key": jax.random.key(0)}
     for changes, message in (
         ({"examples_per_step": 11}, "`examples_per_step` must be between 1 and the 10"),
         ({"bend": (w,)}, "`bend` must have the structure"),
+        ({"bend": w.astype(int)}, "`bend` must be floating-point"),
+        ({"optimizer": optax.adam}, "`optimizer` must be an optax .* type function"),
         ({"num_steps": 0}, "`num_steps` must be an integer"),
         ({"key": 0}, "`key` must be one typed random key"),
     ):

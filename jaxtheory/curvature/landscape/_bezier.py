@@ -10,7 +10,14 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Num, PyTree, Real
 
 from jaxtheory._types import KeyArray, LossFn, Params
-from jaxtheory.batching import check_count, check_examples, check_key, num_shards
+from jaxtheory.batching import (
+    check_count,
+    check_examples,
+    check_key,
+    check_number,
+    check_params,
+    num_shards,
+)
 from jaxtheory.curvature.landscape._evaluate import (
     Recompute,
     check_landscape,
@@ -94,8 +101,8 @@ def bezier_curve(
         The bend and the loss along the curve.
 
     Raises:
-        ValueError: `params_b` or `bend` is not like `params_a`, `examples_per_step`
-            exceeds ``n``, or as for `interpolate`.
+        ValueError: `params_b` or `bend` is not like `params_a`, `optimizer` is none,
+            `examples_per_step` exceeds ``n``, or as for `interpolate`.
 
     Memory:
         One gradient's activations and the optimizer's state; `num_steps` gradients on
@@ -124,6 +131,7 @@ def bezier_curve(
     References:
         Garipov, Izmailov, Podoprikhin, Vetrov & Wilson, arXiv:1802.10026, eqs. 2 and 4.
     """
+    check_params(params_a, "params_a")
     problem = check_landscape(
         apply_fn,
         loss_fn,
@@ -134,6 +142,7 @@ def bezier_curve(
         batch_size=batch_size,
     )
     check_key(key)
+    _check_optimizer(optimizer)
     check_same(params_b, params_a, "params_b")
     num = check_count(at_least=2, num=num)
     num_steps = check_count(num_steps=num_steps)
@@ -148,6 +157,7 @@ def bezier_curve(
     if bend is None:
         bend = bezier_point(params_a, None, params_b, 0.5)
     check_same(bend, params_a, "bend")
+    check_params(bend, "bend")
     ends = (params_a, params_b)
     settings = (problem, optimizer, num_steps, examples_per_step)
     bend, seen = _train(settings, ends, bend, key, x, y)
@@ -171,13 +181,13 @@ def bezier_point(
         bend: The control point; None for the straight line, whose bend is in the
             middle.
         params_b: Parameters at ``t = 1``.
-        t: Curve parameter.
+        t: Curve parameter, one number.
 
     Returns:
         Parameters.
 
     Raises:
-        ValueError: The three differ in structure or shapes.
+        ValueError: The three differ in structure or shapes, or `t` is no real number.
 
     Example:
         >>> import jax.numpy as jnp
@@ -185,12 +195,21 @@ def bezier_point(
         >>> bezier_point(a, bend, b, 0.5).tolist()
         [1.5]
     """
+    check_number("t", t, lambda t: True, "one real number")
     check_same(params_b, params_a, "params_b")
     if bend is None:
         middle = lambda a, b: (jnp.asarray(a) + jnp.asarray(b)) / 2
         bend = jax.tree.map(middle, params_a, params_b)
     check_same(bend, params_a, "bend")
     return _on_curve((params_a, bend, params_b), t)
+
+
+def _check_optimizer(optimizer):
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise ValueError(
+            "`optimizer` must be an optax optimizer, such as `optax.adam(1e-2)`, but "
+            f"is of type {type(optimizer).__name__}."
+        )
 
 
 def _on_curve(anchors, t):

@@ -165,7 +165,8 @@ def check_stacked(stacked: PyTree, params: PyTree, name: str) -> int:
         The length of the leading axis.
 
     Raises:
-        ValueError: Another structure or shape, no leading axis, or an empty one.
+        ValueError: Another structure or shape, no leading axis, or an empty one, or
+            complex numbers.
     """
     found, expected = jax.tree.structure(stacked), jax.tree.structure(params)
     if found != expected:
@@ -184,6 +185,11 @@ def check_stacked(stacked: PyTree, params: PyTree, name: str) -> int:
                 f"`{name}{jax.tree_util.keystr(path)}` must hold {many} of the shape "
                 f"{inner} on a leading axis, but has shape {shape}. For a single one "
                 "write `leaf[None]`."
+            )
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
+            raise ValueError(
+                f"`{name}{jax.tree_util.keystr(path)}` must be real, but has dtype "
+                f"{jnp.result_type(leaf)}. Take its real part."
             )
     return num[0]
 

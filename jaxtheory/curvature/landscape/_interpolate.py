@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PyTree
 
 from jaxtheory._types import LossFn, Params
-from jaxtheory.batching import check_count
+from jaxtheory.batching import check_count, check_params
 from jaxtheory.curvature.landscape._evaluate import (
     Recompute,
     check_landscape,
@@ -98,6 +98,7 @@ def interpolate(
         Entezari, Sedghi, Saukh & Neyshabur, arXiv:2110.06296, definition 2.1 (this
         barrier).
     """
+    check_params(params_a, "params_a")
     problem = check_landscape(
         apply_fn,
         loss_fn,

@@ -235,7 +235,7 @@ def check_coordinates(name: str, coordinates: Any) -> Float[Array, " r"]:
         The vector.
 
     Raises:
-        ValueError: They are no vector, or fewer than two.
+        ValueError: They are no vector of real numbers, or fewer than two.
     """
     shape = np.shape(coordinates)
     if len(shape) != 1 or shape[0] < 2:
@@ -243,6 +243,10 @@ def check_coordinates(name: str, coordinates: Any) -> Float[Array, " r"]:
             f"`{name}` must be a vector of at least two coordinates, but has shape "
             f"{shape}. Pass `jnp.linspace(-1, 1, 51)`."
         )
+    is_array = hasattr(coordinates, "dtype")
+    dtype = coordinates.dtype if is_array else np.asarray(coordinates).dtype
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+        raise ValueError(f"`{name}` must be real numbers, but has dtype {dtype}.")
     found = jnp.asarray(coordinates)
     return found.astype(jnp.promote_types(found.dtype, jnp.float32))
 

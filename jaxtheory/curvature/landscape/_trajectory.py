@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxtheory._types import Params
-from jaxtheory.batching import check_count, check_examples, check_params
+from jaxtheory.batching import check_count, check_params
 from jaxtheory.curvature.landscape._evaluate import (
     at_least_float32,
     check_stacked,
@@ -87,9 +87,9 @@ def trajectory_plane(
         such that the path comes from its positive side.
 
     Raises:
-        ValueError: Fewer than three iterates, too many directions, another word for
-            `centre`, or a path that never moves (under `jit`: ``rank`` 0 and directions
-            of zeros).
+        ValueError: Iterates that are not stacked, fewer than three of them, too many
+            directions, another word for `centre`; a path that never moves or is not
+            finite (under `jit`: ``rank`` 0).
 
     Memory:
         Two copies of the path; ``r^2 p`` operations. Eigenvalues come from the
@@ -109,8 +109,8 @@ def trajectory_plane(
         Li et al., arXiv:1712.09913, section 7.2 (which subtracts the last iterate
         before an analysis that centres again).
     """
-    check_params(iterates)
-    r = check_examples(iterates=iterates)
+    check_params(iterates, "iterates")
+    r = _length(iterates)
     num_directions = check_count(num_directions=num_directions)
     p = sum(math.prod(np.shape(leaf)[1:]) for leaf in jax.tree.leaves(iterates))
     if r < 3:
@@ -126,11 +126,40 @@ def trajectory_plane(
     _check_centre(centre)
     plane = _trajectory_plane(iterates, num_directions, centre)
     if not isinstance(plane.rank, Tracer) and plane.rank == 0:
+        _check_finite(iterates, r)
         raise ValueError(
             "`iterates` must move, but are all the same: a path of one point has no "
             "directions. Record the parameters, not the initial ones."
         )
     return plane
+
+
+def _length(iterates):
+    """How many iterates there are; raise unless they are stacked."""
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(iterates)]
+    if len({shape[:1] for shape in shapes}) > 1 or () in shapes:
+        raise ValueError(
+            "`iterates` must be one pytree of parameters with an iterate at each place "
+            f"of the leading axis, [r, ...], but has leaves of the shapes {shapes}. "
+            "Stack a list of them: `jax.tree.map(lambda *leaves: jnp.stack(leaves), "
+            "*iterates)`."
+        )
+    return shapes[0][0]
+
+
+def _check_finite(iterates, r):
+    """Raise where an iterate is not finite; says which."""
+    finite = np.ones(r, bool)
+    for leaf in jax.tree.leaves(iterates):
+        rows = jnp.reshape(jnp.asarray(leaf), (r, -1))
+        finite &= np.asarray(jnp.all(jnp.isfinite(rows), axis=1))
+    if not finite.all():
+        where = np.flatnonzero(~finite)
+        shown = ", ".join(map(str, where[:5])) + (", ..." if len(where) > 5 else "")
+        raise ValueError(
+            f"`iterates` must be finite, but {len(where)} of {r} are not, at places "
+            f"{shown}. Leave them out, or end the path before the run diverges."
+        )
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -187,8 +216,9 @@ def project(
         directions: Linearly independent directions, stacked, ``k`` of them.
 
     Returns:
-        Coordinates and distances from the plane. A direction that depends on the others
-        makes the coordinates those of least length.
+        Coordinates and distances from the plane; NaN or infinite for an iterate that
+        is. A direction that depends on the others makes the coordinates those of least
+        length.
 
     Raises:
         ValueError: `iterates` or `directions` are not stacked pytrees like `origin`.
@@ -206,7 +236,7 @@ def project(
         >>> seen.coordinates.round(4).tolist(), seen.distances.round(4).tolist()
         ([[1.0, 2.0]], [5.0])
     """
-    check_params(origin)
+    check_params(origin, "origin")
     check_stacked(iterates, origin, "iterates")
     check_stacked(directions, origin, "directions")
     return _project(iterates, origin, directions)
@@ -216,7 +246,8 @@ def project(
 def _project(iterates, origin, directions):
     """`project` of checked arguments."""
     steps = _relative(iterates, jax.tree.map(jnp.asarray, origin))
-    length, size = largest_entry(directions), largest_entry(steps)
+    finite = jax.tree.map(lambda a: jnp.where(jnp.isfinite(a), a, 0), steps)
+    length, size = largest_entry(directions), largest_entry(finite)
     directions = jax.tree.map(lambda d: jnp.asarray(d) / length, directions)
     steps = jax.tree.map(lambda a: a / size, steps)
     gram, mixed = _gram(directions, directions), _gram(directions, steps)
