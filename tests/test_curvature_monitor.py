@@ -139,11 +139,24 @@ def test_sam_at_the_norm_of_the_full_gradient():
     np.testing.assert_allclose(value.threshold, expected, rtol=1e-5)
     top = np.linalg.eigvalsh(dense(params))[-1]
     np.testing.assert_allclose(value.ratio, top / expected, rtol=1e-2)
-    # With no gradient to climb there is no edge.
+    # With no gradient to climb there is no edge, also where the caller does not jit.
     nothing = jax.tree.map(jnp.zeros_like, params)
-    value, _ = measure(state_at(nothing), params)
+    for function in (measure, edge.measure):
+        value, _ = function(state_at(nothing), params)
+        assert not value.defined
+        assert np.isnan(value.threshold)
+
+
+def test_a_rate_of_zero_has_no_edge_and_a_negative_one_no_threshold():
+    params, *_ = problem()
+    schedule = optax.linear_schedule(0.0, LEARNING_RATE, 10)
+    edge = monitor(learning_rate=lambda state: schedule(state.step))
+    value, _ = edge.measure(state_at(params), params)
+    assert (value.threshold, value.ratio, value.defined) == (np.inf, 0, True)
+    edge = monitor(learning_rate=lambda state: state.step - LEARNING_RATE)
+    value, _ = edge.measure(state_at(params), params)
     assert not value.defined
-    assert np.isnan(value.threshold)
+    assert np.isnan(value.ratio)
 
 
 def quartic(params, x):
@@ -221,6 +234,10 @@ BAD = {
         {"method": "adam", "momentum": 0.9},
         "`preconditioner` must be given for 'adam'",
     ),
+    "preconditioner": (
+        {"preconditioner": {"w1": 1.0}},
+        "`preconditioner` must be a function of the state.* of type dict",
+    ),
 }
 
 
@@ -229,6 +246,16 @@ def test_bad_input(case, user_land):
     changes, message = BAD[case]
     with pytest.raises(ValueError, match=message):
         monitor(**changes)
+
+
+def test_functions_that_do_not_fit_the_state(user_land):
+    params, *_ = problem()
+    edge = monitor(learning_rate=optax.cosine_decay_schedule(0.1, 10))
+    with pytest.raises(ValueError, match=r"pass `lambda state: schedule\(state.step\)"):
+        edge.measure(state_at(params), params)
+    edge = monitor(preconditioner=lambda state: None)
+    with pytest.raises(ValueError, match="`preconditioner` must have the structure"):
+        edge.measure(state_at(params), params)
 
 
 def test_a_method_without_a_threshold_is_told_before_training_begins(user_land):

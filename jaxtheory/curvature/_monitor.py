@@ -28,7 +28,7 @@ from jaxtheory.batching import (
 from jaxtheory.curvature._operators import hessian
 from jaxtheory.curvature._preconditioner import preconditioned
 from jaxtheory.curvature._threshold import Decay, Method, stability_threshold
-from jaxtheory.linalg import dimension, top_eigenpairs
+from jaxtheory.linalg import check_vector, dimension, top_eigenpairs
 
 _COLD, _WARM, _NOISE = 0, 1, 2  # streams of the key
 # So much of each start is random: a direction that the eigenvector followed has no
@@ -49,8 +49,10 @@ class SharpnessOverThreshold(NamedTuple):
             within this distance of `sharpness`.
         converged: The residual is at most 1 % of the largest Ritz value's size.
         defined: False where the preconditioner is not positive and finite (Adam's
-            before the first update is 0/0), or the gradient that SAM climbs is zero or
-            not finite: then the other numbers are NaN.
+            before the first update is 0/0), the gradient that SAM climbs is zero or
+            not finite, or the threshold is not positive (a negative learning rate):
+            then the other numbers are NaN. A learning rate of 0 (a warm-up) is
+            defined: its threshold is infinite.
     """
 
     sharpness: Float[Array, ""]
@@ -115,9 +117,10 @@ def sharpness_over_threshold(
         in several runs without compiling again, build it once.
 
     Raises:
-        ValueError: A preconditioner is missing, `key` is no typed key, a count is no
-            positive integer, or as for `stability_threshold`. When training begins: as
-            for `hessian`.
+        ValueError: A preconditioner is missing or no function, `key` is no typed key, a
+            count is no positive integer, or as for `stability_threshold`. When training
+            begins: as for `hessian`; `learning_rate` cannot take a state, or a
+            preconditioner is not like the parameters.
 
     Memory:
         ``(num_iterations + 1) p`` numbers and one chunk's activations;
@@ -178,6 +181,12 @@ def sharpness_over_threshold(
             "the preconditioned sharpness. Pass `lambda state: "
             "curvature.preconditioner(state.opt_state, ...)`."
         )
+    if preconditioner is not None and not callable(preconditioner):
+        raise ValueError(
+            "`preconditioner` must be a function of the state, because it changes, but "
+            f"is of type {type(preconditioner).__name__}. Pass `lambda state: "
+            "curvature.preconditioner(state.opt_state, ...)`."
+        )
     monitor = _Monitor(
         problem=(apply_fn, loss_fn, x, y, batch_size),
         learning_rate=learning_rate,
@@ -192,7 +201,9 @@ def sharpness_over_threshold(
         num_iterations=num_iterations,
         key=key,
     )
-    return StatefulMeasurement(monitor.init, monitor.measure)
+    # Compiled also where the caller does not: numbers of the state are then values,
+    # whose range is part of the result, inside and outside `jit` alike.
+    return StatefulMeasurement(monitor.init, jax.jit(monitor.measure))
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +231,7 @@ class _Monitor:
             state, _WARM, start=start, num_iterations=self.num_iterations
         )
         threshold, exists = self._threshold(state)
-        defined = seen & exists
+        defined = seen & exists & (threshold > 0)
         sharpness = top.values[0]
         known = lambda number: jnp.where(defined, number, jnp.nan)
         threshold = jnp.asarray(threshold, sharpness.dtype)
@@ -244,6 +255,7 @@ class _Monitor:
         seen = jnp.array(True)
         if self.preconditioner is not None:
             diagonal = self.preconditioner(state)
+            check_vector(diagonal, state.params, "preconditioner")
             good = jax.tree.map(lambda d: jnp.all((d > 0) & (d < jnp.inf)), diagonal)
             seen = jax.tree.reduce(jnp.logical_and, good)
             # Else no vector could be kept for the records where it is.
@@ -262,8 +274,7 @@ class _Monitor:
 
     def _threshold(self, state):
         """The threshold, and whether there is one."""
-        rate = self.learning_rate
-        rate = rate(state) if callable(rate) else rate
+        rate = _rate(self.learning_rate, state)
         if self.recursion["method"] != "sam":
             edge = stability_threshold(learning_rate=rate, **self.recursion)
             return edge.full_batch, jnp.array(True)
@@ -272,6 +283,20 @@ class _Monitor:
             learning_rate=rate, gradient_norm=norm, **self.recursion
         )
         return edge.full_batch, (norm > 0) & (norm < jnp.inf)
+
+
+def _rate(learning_rate, state):
+    """The learning rate at a state."""
+    if not callable(learning_rate):
+        return learning_rate
+    try:
+        return learning_rate(state)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            "`learning_rate` must be a number or a function of the state, but given a "
+            f"state it raised {type(error).__name__}: {error}. Of an optax schedule, "
+            "pass `lambda state: schedule(state.step)`."
+        ) from error
 
 
 def _perturbed(vector, key):
