@@ -13,6 +13,7 @@ from jaxtheory.collapse._few_shot import PairMoments as PairMoments
 from jaxtheory.collapse._few_shot import PairwiseErrors as PairwiseErrors
 from jaxtheory.collapse._few_shot import pair_moments as pair_moments
 from jaxtheory.collapse._few_shot import pairwise_errors as pairwise_errors
+from jaxtheory.collapse._frames import FrameGeometry as FrameGeometry
 from jaxtheory.collapse._geometric_complexity import (
     geometric_complexity as geometric_complexity,
 )
@@ -37,6 +38,9 @@ from jaxtheory.collapse._separation_bootstrap import (
     bootstrap_separation_law as bootstrap_separation_law,
 )
 from jaxtheory.collapse._statistics import statistics as statistics
+from jaxtheory.collapse._uniformity import frame_geometry as frame_geometry
+from jaxtheory.collapse._uniformity import one_vs_rest_margin as one_vs_rest_margin
+from jaxtheory.collapse._uniformity import uniformity as uniformity
 from jaxtheory.collapse._variability import CDNV as CDNV
 from jaxtheory.collapse._variability import cdnv as cdnv
 from jaxtheory.collapse._variability import (
