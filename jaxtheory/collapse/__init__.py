@@ -9,6 +9,8 @@ from jaxtheory.collapse._depth import effective_depth as effective_depth
 from jaxtheory.collapse._depth import suggest_depth as suggest_depth
 from jaxtheory.collapse._drift import LeaveOneOutDrift as LeaveOneOutDrift
 from jaxtheory.collapse._drift import leave_one_out_drift as leave_one_out_drift
+from jaxtheory.collapse._evidence import LogEvidence as LogEvidence
+from jaxtheory.collapse._evidence import log_evidence as log_evidence
 from jaxtheory.collapse._few_shot import PairMoments as PairMoments
 from jaxtheory.collapse._few_shot import PairwiseErrors as PairwiseErrors
 from jaxtheory.collapse._few_shot import pair_moments as pair_moments
@@ -26,6 +28,12 @@ from jaxtheory.collapse._law import fit_layer_line as fit_layer_line
 from jaxtheory.collapse._law import random_drop_test as random_drop_test
 from jaxtheory.collapse._layers import LayerStatistics as LayerStatistics
 from jaxtheory.collapse._layers import layer_statistics as layer_statistics
+from jaxtheory.collapse._leep import gaussian_leep as gaussian_leep
+from jaxtheory.collapse._leep import leep as leep
+from jaxtheory.collapse._ncti import CollapseTerms as CollapseTerms
+from jaxtheory.collapse._ncti import (
+    collapse_transferability as collapse_transferability,
+)
 from jaxtheory.collapse._next_token import next_token_law as next_token_law
 from jaxtheory.collapse._next_token import prediction_residual as prediction_residual
 from jaxtheory.collapse._record import CollapseStatistics as CollapseStatistics
@@ -38,6 +46,10 @@ from jaxtheory.collapse._separation_bootstrap import (
     bootstrap_separation_law as bootstrap_separation_law,
 )
 from jaxtheory.collapse._statistics import statistics as statistics
+from jaxtheory.collapse._transfer import LayerChoice as LayerChoice
+from jaxtheory.collapse._transfer import TransferScores as TransferScores
+from jaxtheory.collapse._transfer import choose_layer as choose_layer
+from jaxtheory.collapse._transfer import transfer_scores as transfer_scores
 from jaxtheory.collapse._uniformity import frame_geometry as frame_geometry
 from jaxtheory.collapse._uniformity import one_vs_rest_margin as one_vs_rest_margin
 from jaxtheory.collapse._uniformity import uniformity as uniformity
