@@ -207,7 +207,11 @@ def bad_states() -> Iterator[tuple[Any, dict[str, Any], str]]:
     yield adam, ADAM | {"b1": 1.9}, r"`b1` must be in \[0, 1\), but was 1.9"
     yield adam, ADAM | {"b2": 1.0}, r"`b2` must be in \[0, 1\), but was 1.0"
     yield adam, ADAM | {"b1": "0.9"}, "`b1` must be in .* but was '0.9'"
-    yield adam, ADAM | {"eps": -1.0}, "`eps` must be at least 0, but was -1.0"
+    for eps in (-1.0, np.inf):
+        message = f"`eps` must be at least 0 and finite, but was {eps}"
+        yield adam, ADAM | {"eps": eps}, message
+    injected = optax.inject_hyperparams(optax.rmsprop)(0.1).init(PARAMS)
+    yield injected, {}, "`eps_in_sqrt` must be given .* but no bools"
     yield rms, {"eps": 0.0, "eps_in_sqrt": 1}, "`eps_in_sqrt` must be True or False"
 
 

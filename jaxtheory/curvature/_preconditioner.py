@@ -1,5 +1,6 @@
 """Diagonal preconditioners of optimizers, and operators as they see them."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -101,7 +102,10 @@ def preconditioner(
     from them and must be left out.
 
     The states of adamax, radam, lamb and yogi have the type of Adam's and cannot be
-    told apart: they are accepted, and the result is not their preconditioner.
+    told apart: they are accepted, and the result is not their preconditioner. What
+    keeps no state is not seen either: a trace under `optax.scale_by_sign` (signum),
+    `optax.scale_by_trust_ratio` (lars) or `optax.normalize_by_update_norm` counts as
+    momentum, although its steps do not shrink with the gradient.
 
     Args:
         opt_state: State of one of these optimizers, after at least one update: before
@@ -112,7 +116,7 @@ def preconditioner(
         eps: The optimizer's epsilon.
         eps_root: Adam's epsilon inside the root, 0 by default as in optax.
         eps_in_sqrt: Whether RMSProp's epsilon is inside the root, True by default as in
-            optax.
+            optax. Required under `optax.inject_hyperparams`, which holds no bools.
 
     Returns:
         The positive diagonal of ``P``, a pytree like the parameters.
@@ -186,7 +190,7 @@ _INJECTED = optax.InjectHyperparamsState | optax.InjectStatefulHyperparamsState
 _NO_MOMENTS = optax.EmptyState | optax.ScaleByScheduleState | None
 _DEFAULTS = {"eps_root": 0.0, "eps_in_sqrt": True}
 _DECAY = (lambda b: 0 <= b < 1, "in [0, 1)")
-_EPSILON = (lambda e: e >= 0, "at least 0")
+_EPSILON = (lambda e: 0 <= e < math.inf, "at least 0 and finite")
 _RANGES = {
     "b1": _DECAY,
     "b2": _DECAY,
@@ -253,6 +257,12 @@ def _hyperparameters(kind, needed, given, injected):
             raise ValueError(
                 f"`{name}` must be left out: the state of `optax.inject_hyperparams` "
                 "holds its value."
+            )
+        if name == "eps_in_sqrt" and name in needed and injected and value is None:
+            raise ValueError(
+                "`eps_in_sqrt` must be given as it was to the optimizer (True by "
+                "default in optax): the state of `optax.inject_hyperparams` holds "
+                "numbers, but no bools."
             )
         if name in needed:
             held = injected.get(name, _DEFAULTS.get(name))
