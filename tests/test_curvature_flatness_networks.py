@@ -292,6 +292,7 @@ def test_the_whole_table_traces_for_a_population():
         ("m_sharpness", {"minibatch_size": 7}, "must be at most half of the 12"),
         ("m_sharpness", {"neighbourhood": "box"}, "`neighbourhood` must be one of"),
         ("keskar_sharpness", {"epsilon": 0.0}, "`epsilon` must be positive"),
+        ("effective_dimension", {"regularization": None}, "`regularization` must be"),
         ("fisher_rao", {"matrix": "fisher"}, "`matrix` must be one of 'ggn'"),
         ("noise_alignment", {"matrix": "fisher"}, "`matrix` must be one of 'ggn'"),
         ("noise_alignment", {"num_samples": 1}, "`num_samples` must be an integer"),
@@ -320,6 +321,10 @@ def test_bad_problems(user_land):
         flatness.shannon_entropy(
             lambda w, x: x @ w, lambda f, y: f, jnp.ones(4), x, jnp.ones(12)
         )
+    pair = lambda params, x: (apply_fn(params, x), x)
+    first = lambda outputs, y: loss_fn(outputs[0], y)
+    with pytest.raises(ValueError, match=r"must return one array .* returned tuple"):
+        flatness.shannon_entropy(pair, first, params, x, y)
     measures = lambda **options: flatness.all_measures(
         *problem(), key=new_key(), **options
     )

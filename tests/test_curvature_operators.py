@@ -403,6 +403,10 @@ def test_bad_input(user_land):
         fisher().mv({**params, "b1": jnp.ones(3)})
     with pytest.raises(ValueError, match=r"one of .*softmax.* but was 'poisson'"):
         fisher(likelihood="poisson")
+    with pytest.raises(ValueError, match=r"one of .*softmax.* but was \['softmax'\]"):
+        fisher(likelihood=["softmax"])
+    with pytest.raises(ValueError, match="`apply_fn` must be a function"):
+        fisher(apply_fn="mlp")
     with pytest.raises(ValueError, match=r"at least two classes .* shape \(17,\)"):
         fisher(apply_fn=lambda p, x: mlp(p, x)[:, 0])
     with pytest.raises(ValueError, match=r"at least two classes .* shape \(17, 1\)"):

@@ -305,6 +305,15 @@ def test_bad_input_of_the_others():
         matrix_operator(np.eye(4)),
         lx.MatrixLinearOperator(jnp.ones((2, 3))),
     )
+    nothing = lx.MatrixLinearOperator(jnp.zeros((0, 0)), lx.symmetric_tag)
+    for estimator in (
+        linalg.diagonal,
+        linalg.frobenius_norm,
+        linalg.spectral_density,
+        linalg.trace,
+    ):
+        with pytest.raises(ValueError, match="must act on at least one number"):
+            estimator(nothing, key=new_key())
     for estimator in (linalg.diagonal, linalg.frobenius_norm):
         with pytest.raises(ValueError, match="must map a space to itself"):
             estimator(wide, key=new_key())

@@ -14,6 +14,7 @@ from jaxtheory.batching import (
     check_batch_size,
     check_count,
     check_examples,
+    check_function,
     check_key,
     check_params,
     check_problem,
@@ -91,6 +92,7 @@ def fisher(
         Martens, arXiv:1412.1193, sections 5 and 9; Kunstner et al., arXiv:1905.12558.
     """
     check_batch_size(batch_size)
+    check_function("apply_fn", apply_fn)
     check_params(params)
     n = check_examples(x=x)
     _check_likelihood(likelihood, jax.eval_shape(apply_fn, params, x), n)
@@ -214,7 +216,7 @@ _LIKELIHOODS = {
 
 def _check_likelihood(likelihood, outputs, n):
     """Raise unless outputs can be parameters of the likelihood."""
-    if likelihood not in _LIKELIHOODS:
+    if likelihood not in [*_LIKELIHOODS]:  # which takes what cannot be hashed, too
         raise ValueError(
             f"`likelihood` must be one of {[*_LIKELIHOODS]}, but was {likelihood!r}."
         )

@@ -120,8 +120,8 @@ def dimension(operator: lx.AbstractLinearOperator) -> int:
         The dimension ``p``.
 
     Raises:
-        ValueError: It is no operator, acts on complex numbers, or its input and output
-            structures differ.
+        ValueError: It is no operator, acts on complex numbers or on none, or its input
+            and output structures differ.
     """
     if not isinstance(operator, lx.AbstractLinearOperator):
         raise ValueError(
@@ -141,7 +141,13 @@ def dimension(operator: lx.AbstractLinearOperator) -> int:
             "`operator` must map a space to itself, but its input has structure "
             f"{inside} and its output {outside}."
         )
-    return sum(leaf.size for leaf in jax.tree.leaves(inside))
+    size = sum(leaf.size for leaf in jax.tree.leaves(inside))
+    if size == 0:
+        raise ValueError(
+            "`operator` must act on at least one number, but its input has structure "
+            f"{inside}."
+        )
+    return size
 
 
 def split_operator(operator: lx.AbstractLinearOperator) -> tuple[list, Any]:

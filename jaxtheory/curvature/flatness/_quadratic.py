@@ -11,7 +11,13 @@ from jaxtheory import linalg
 from jaxtheory._types import ApplyFn, Estimate, KeyArray, LossFn, Params
 from jaxtheory.curvature._fisher import empirical_fisher
 from jaxtheory.curvature._operators import ggn, hessian
-from jaxtheory.curvature.flatness._common import MeanLoss, check_word, dot, prepare
+from jaxtheory.curvature.flatness._common import (
+    MeanLoss,
+    check_positive,
+    check_word,
+    dot,
+    prepare,
+)
 
 _MATRICES = {"ggn": ggn, "empirical_fisher": empirical_fisher, "hessian": hessian}
 
@@ -177,6 +183,7 @@ def effective_dimension(
     References:
         arXiv:2201.08025, appendix; Maddox, Benton & Wilson, arXiv:2003.02139.
     """
+    check_positive("regularization", regularization)
     operator = ggn(apply_fn, loss_fn, params, x, y, batch_size=batch_size)
     if num_iterations is None:
         num_iterations = min(linalg.dimension(operator), 24)
@@ -297,11 +304,13 @@ def shannon_entropy(
         arXiv:2201.08025, appendix; Pereyra et al., arXiv:1701.06548.
     """
     loss = prepare(apply_fn, loss_fn, params, x, y, batch_size)
-    shape = jax.eval_shape(apply_fn, params, x).shape
+    outputs = jax.eval_shape(apply_fn, params, x)
+    shape = getattr(outputs, "shape", ())
     if len(shape) < 2 or shape[-1] < 2:
+        was = f"shape {shape}" if hasattr(outputs, "shape") else type(outputs).__name__
         raise ValueError(
-            "`apply_fn` must return at least two classes on its last axis, but "
-            f"returned shape {shape}. For one logit, return it beside a zero."
+            "`apply_fn` must return one array with at least two classes on its last "
+            f"axis, but returned {was}. For one logit, return it beside a zero."
         )
     return _shannon_entropy(loss, params, x, y)
 
