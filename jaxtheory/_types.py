@@ -4,7 +4,9 @@ Axis letters mean the same everywhere: ``n`` examples, ``k`` outputs or classes,
 ``p`` parameters, ``d`` features, ``r`` records.
 
 - **model** (`ApplyFn`): ``apply_fn(params, x[n, ...]) -> outputs[n, ...]``, batched,
-  deterministic, no example influences another's output.
+  deterministic, no example influences another's output. Compiled once for each function
+  object: what it closes over must never change. For other statistics, another scale or
+  another architecture build a new function.
 - **loss** (`LossFn`): ``loss_fn(outputs[n, ...], targets[n, ...]) -> losses[n]``, one
   number per example; means and weights over examples are taken here.
 - **objective** (`Objective`): ``objective(params, model_state, batch, key) ->

@@ -25,6 +25,12 @@ def test_counts_what_a_network_has():
     assert found.unused == ()
 
 
+def test_equal_inputs_would_hide_what_one_does_to_another():
+    mixed = lambda params, x: params["w"] * (x - x.mean(0, keepdims=True))
+    with pytest.raises(ValueError, match="`x` must hold inputs that differ, but all 4"):
+        check_model(mixed, {"w": jnp.ones(())}, jnp.ones((4, 3)))
+
+
 def test_names_what_no_output_depends_on():
     def model(params, x):
         return nn.softmax(x @ params["used"]) + 0 * jnp.sum(params["times zero"])

@@ -327,7 +327,7 @@ def test_adam_settles_at_the_threshold(x64, b1, expected, tolerance):
     optimizer = optax.adam(1e-2, b1=b1, b2=0.99, eps=1e-12)
 
     def late_sharpness(hessian):
-        hessian = lx.MatrixLinearOperator(hessian)
+        hessian = lx.MatrixLinearOperator(hessian, lx.symmetric_tag)
 
         def step(carry, _):
             w, state = carry
@@ -401,7 +401,11 @@ def test_bad_input(user_land):
         sample(params={**params, "w1": jnp.ones((4, 6), int)})
     square = lx.MatrixLinearOperator(jnp.eye(3))
     with pytest.raises(ValueError, match=r"`diagonal` must have shape \(3,\)"):
-        curvature.preconditioned(square, jnp.ones(2))
+        curvature.preconditioned(
+            lx.TaggedLinearOperator(square, lx.symmetric_tag), jnp.ones(2)
+        )
+    with pytest.raises(ValueError, match="`operator` must be symmetric"):
+        curvature.preconditioned(lx.MatrixLinearOperator(jnp.ones((2, 2))), jnp.ones(2))
     with pytest.raises(ValueError, match="must map a space to itself"):
         curvature.preconditioned(lx.MatrixLinearOperator(jnp.ones((3, 2))), jnp.ones(2))
 
@@ -427,6 +431,39 @@ def test_outputs_that_broadcast_against_targets_are_refused(user_land):
             call()
 
 
+def test_what_cannot_be_differentiated_is_refused(user_land):
+    params, x, y = problem()
+    counts = lambda outputs, y: (jnp.argmax(outputs, -1) != y).astype(int)
+    rounded = lambda params, x: jnp.round(mlp(params, x)).astype(int)
+    for model, loss, name in (
+        (mlp, counts, "loss_fn"),
+        (rounded, half_square, "apply_fn"),
+    ):
+        with pytest.raises(ValueError, match=f"`{name}` must return floating-point"):
+            curvature.hessian(
+                model, loss, params, x, jnp.eye(3)[y] if name[0] == "a" else y
+            )
+
+
+def test_curvature_of_a_loss_that_is_not_a_number_is_none():
+    """A derivative drops the constant that a label out of range puts in."""
+    params, x, y = problem()
+    arguments = (mlp, CROSS_ENTROPY, params, x, y.at[0].set(7))
+    vector = jax.tree.map(jnp.ones_like, params)
+    for build in (
+        curvature.hessian,
+        curvature.ggn,
+        curvature.residual_hessian,
+        curvature.empirical_fisher,
+    ):
+        image = build(*arguments).mv(vector)
+        assert all(np.all(np.isnan(leaf)) for leaf in jax.tree.leaves(image))
+    found = curvature.batch_sharpness(
+        *arguments, batch_size=20, num_batches=4, key=new_key()
+    )
+    assert np.isnan(found.value)
+
+
 @pytest.mark.parametrize(
     ("method", "learning_rate", "momentum", "message"),
     [
@@ -444,6 +481,13 @@ def test_bad_thresholds(user_land, method, learning_rate, momentum, message):
     with pytest.raises(ValueError, match=message):
         curvature.stability_threshold(
             method, learning_rate=learning_rate, momentum=momentum
+        )
+
+
+def test_a_decay_without_a_threshold_is_refused(user_land):
+    with pytest.raises(ValueError, match=r"with 21\.0 the threshold would be -1\.0"):
+        curvature.stability_threshold(
+            "gradient_descent", learning_rate=0.1, weight_decay=21.0, decay="coupled"
         )
 
 

@@ -182,6 +182,16 @@ def test_noise_of_independent_residuals_is_aligned():
     np.testing.assert_allclose(found.cosine.value, 1, atol=0.001)
 
 
+def test_equal_examples_have_no_noise_to_align():
+    """What rounding leaves of their covariance is no direction."""
+    model, loss_fn, params, x, y = problem()
+    same = lambda a: jnp.broadcast_to(a[:1], a.shape)
+    args = (model, loss_fn, params, same(x), same(y))
+    found = flatness.noise_alignment(*args, key=new_key())
+    assert np.isnan(found.cosine.value)
+    assert np.isnan(found.loss_scaled.value)
+
+
 def test_new_parameters_cost_no_new_trace():
     """Beyond checks and operators, which trace the shapes of the model."""
     count = 0

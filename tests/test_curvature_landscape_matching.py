@@ -93,14 +93,14 @@ def small(seed):
     keys = jax.random.split(jax.random.key(seed), 2)
     draw = jax.random.normal
     first, last = draw(keys[0], (2, 4)), draw(keys[1], (4, 1))
-    return {"first": {"kernel": first}, "last": {"kernel": last}}
+    return {"layer_1": {"kernel": first}, "output": {"kernel": last}}
 
 
 def test_one_hidden_layer_is_matched_as_well_as_can_be():
     """Against all 24 orders: with one layer the assignment is exact."""
     a, b = small(0), small(1)
     found = landscape.match_weights(a, b, key=jax.random.key(0))
-    both = lambda p: np.concatenate([p["first"]["kernel"], p["last"]["kernel"].T])
+    both = lambda p: np.concatenate([p["layer_1"]["kernel"], p["output"]["kernel"].T])
     orders = itertools.permutations(range(4))
     best = min(np.linalg.norm(both(a) - both(b)[:, list(o)]) for o in orders)
     np.testing.assert_allclose(found.distance, best, rtol=1e-6)
@@ -160,15 +160,29 @@ def test_the_order_of_layers():
 def test_axes_refuse(user_land):
     dense = lambda i, o: {"kernel": jnp.ones((i, o))}
     norm = {"scale": jnp.ones(4)}
-    two = {"a": dense(3, 4), "b": dense(4, 2)}
+    two = {"a1": dense(3, 4), "a2": dense(4, 2)}
+    alike = {name: dense(4, 4) for name in ("input", "hidden", "output")}
     for params, layers, message in (
-        ({"a": dense(3, 4)}, None, "at least two layers .* those are .'a'."),
-        ({**two, "BatchNorm_0": norm}, None, "'BatchNorm_0', without a 'kernel', bef"),
-        ({**two, "z": norm}, None, "'z', without a 'kernel', before the first or aft"),
-        (two, ["a", "c"], "`layers` must name each .* 'c' fits"),
-        (two, ["a"], "`layers` must name every layer once"),
-        (two, ["b", "a"], "an axis of 3 in 'a/kernel' and one of 2 in 'b/kernel'"),
-        ({**two, "b": {"kernel": jnp.ones(4)}}, None, r"leaf of shape \(4,\) in the l"),
+        ({"a1": dense(3, 4)}, None, "at least two layers .* those are .'a1'."),
+        ({**two, "a0": norm}, None, "'a0', without a 'kernel', before the first or"),
+        ({**two, "a3": norm}, None, "'a3', without a 'kernel', before the first or"),
+        ({**two, "BatchNorm_0": norm}, None, "`layers` must be given"),
+        (alike, None, "`layers` must be given, because the names of layers do not say"),
+        (two, ["a1", "c"], "`layers` must name each .* 'c' fits"),
+        (two, ["a1"], "`layers` must name every layer once"),
+        (
+            two,
+            ["a2", "a1"],
+            "'a1' takes 3 inputs where the layer before it has 2 units",
+        ),
+        # Twice the units are pixels only behind a convolution.
+        ({**two, "a2": dense(8, 2)}, None, "'a2' takes 8 inputs where .* has 4 units"),
+        ({**two, "a2": {**dense(4, 2), "bias": jnp.ones(4)}}, None, "a layer of 2 un"),
+        (
+            {**two, "a2": {"kernel": jnp.ones(4)}},
+            None,
+            r"leaf of shape \(4,\) in the l",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             landscape.sequential_axes(params, layers=layers)
@@ -178,29 +192,36 @@ def test_permutations_refuse(user_land):
     params = small(0)
     axes = landscape.sequential_axes(params)
     for changed, message in (
-        ({"middle/kernel": ("first", None)}, "names 'middle/kernel', which is not in"),
         (
-            {"first/kernel": ("first",)},
-            r"`axes\['first/kernel'\]` must say .* \(2, 4\)",
+            {"middle/kernel": ("layer_1", None)},
+            "names 'middle/kernel', which is not in",
+        ),
+        (
+            {"layer_1/kernel": ("layer_1",)},
+            r"`axes\['layer_1/kernel'\]` must say .* \(2, 4\)",
         ),
     ):
         with pytest.raises(ValueError, match=message):
             landscape.permute_units(params, axes | changed, {})
     with pytest.raises(ValueError, match="must name at least one axis"):
         landscape.permute_units(params, {}, {})
-    with pytest.raises(ValueError, match=r"`permutations\['first'\]` is no order of 4"):
-        landscape.permute_units(params, axes, {"first": [0, 1, 1, 2]})
+    with pytest.raises(
+        ValueError, match=r"`permutations\['layer_1'\]` is no order of 4"
+    ):
+        landscape.permute_units(params, axes, {"layer_1": [0, 1, 1, 2]})
     with pytest.raises(ValueError, match=r"`permutations\['x'\]` is of no named axis"):
         landscape.permute_units(params, axes, {"x": [0]})
 
 
 def test_matching_refuses(user_land):
     a, b, key = small(0), small(1), jax.random.key(0)
-    wider = {**b, "last": {"kernel": jnp.ones((5, 1))}}
-    with pytest.raises(ValueError, match=r"`params_b\['last'\]\['kernel'\]` must have"):
+    wider = {**b, "output": {"kernel": jnp.ones((5, 1))}}
+    with pytest.raises(
+        ValueError, match=r"`params_b\['output'\]\['kernel'\]` must have"
+    ):
         landscape.match_weights(a, wider, key=key)
     with pytest.raises(ValueError, match="`params_b` must have the structure"):
-        landscape.match_weights(a, {**b, "more": b["last"]}, key=key)
+        landscape.match_weights(a, {**b, "more": b["output"]}, key=key)
     with pytest.raises(ValueError, match="are traced"):
         jax.jit(lambda a: landscape.match_weights(a, b, key=key).distance)(a)
     with pytest.raises(ValueError, match="`key` must be one typed random key"):

@@ -69,6 +69,8 @@ def test_polynomials_up_to_degree_2m_minus_1_are_exact(x64):
         np.testing.assert_allclose(found.value, expected, rtol=1e-11)
     beyond = spectrum.trace_of(lambda t: t**8).value
     assert abs(beyond / np.sum(eigenvalues**8) - 1) > 1e-3
+    with pytest.raises(ValueError, match=r"\[s, m\] = \[2, 4\], .* shape \(2, 1\)"):
+        spectrum.trace_of(lambda t: t[:, :1])
 
 
 def test_traces_of_functions_within_their_standard_errors():

@@ -186,7 +186,11 @@ def test_log_determinant_is_exact_on_a_diagonal(x64):
     found = linalg.log_determinant(operator, key=new_key(), num_probes=2)
     np.testing.assert_allclose(found.value, np.sum(np.log(values)), rtol=1e-10)
     assert found.num_negative == 0
+    assert found.asymmetry < 1e-12
     assert found.num_samples == 2
+    # One that is not what its tag says shows it.
+    wrong = np.array([[4.0, 3.0], [0.0, 4.0]])
+    assert linalg.log_determinant(matrix_operator(wrong), key=new_key()).asymmetry > 0.1
 
 
 def test_log_determinant_within_its_standard_error():

@@ -50,8 +50,8 @@ def check_model(
         What was found.
 
     Raises:
-        ValueError: There are fewer than two examples, parameters are not
-            floating-point, outputs are not one floating-point array with a row for
+        ValueError: There are fewer than two examples, or all are equal; parameters are
+            not floating-point, outputs are not one floating-point array with a row for
             each example, or they are not finite, change between equal calls, or depend
             on the other examples; or the gradient is not finite.
 
@@ -72,6 +72,11 @@ def check_model(
             f"but holds {n}."
         )
     x = jax.tree.map(jnp.asarray, x)
+    if all(bool(jnp.all(leaf == leaf[:1])) for leaf in jax.tree.leaves(x)):
+        raise ValueError(
+            f"`x` must hold inputs that differ, but all {n} rows are equal: what one "
+            "example does to another would not show. Pass a handful of real inputs."
+        )
     apply = jax.jit(lambda params, x: apply_fn(params, x))
     outputs = apply(params, x)
     _check_rows(outputs, n)

@@ -14,6 +14,7 @@ from jaxtheory.batching import check_batch_size, check_problem, num_shards
 from jaxtheory.curvature._mean_product import (
     SEMIDEFINITE,
     MeanProduct,
+    honest_weights,
     mean_operator,
     total,
 )
@@ -110,9 +111,9 @@ class _Covariance:
 
 def _centred_product(model, losses, params, vector, weights, mean_gradient):
     """``sum_i w_i g_i (s_i - s)``, and the sum of these slopes ``s_i = g_i . v``."""
-    push = jax.linearize(lambda p: losses(model(p)), params)[1]
+    values, push = jax.linearize(lambda p: losses(model(p)), params)
     pull = jax.linear_transpose(push, params)
     slopes = push(vector)
     mean = jnp.asarray(optax.tree.vdot(mean_gradient, vector), slopes.dtype)
-    slopes = weights.astype(slopes.dtype) * (slopes - mean)
+    slopes = honest_weights(values, weights) * (slopes - mean)
     return pull(slopes)[0], jnp.sum(slopes)

@@ -115,10 +115,9 @@ def residual_product(model, losses, params, vector, weights):
 
 def gradient_product(model, losses, params, vector, weights):
     """``sum_i w_i g_i (g_i . v)`` without any ``g_i``."""
-    push = jax.linearize(lambda p: losses(model(p)), params)[1]
+    values, push = jax.linearize(lambda p: losses(model(p)), params)
     pull = jax.linear_transpose(push, params)
-    slopes = push(vector)
-    return pull(weights.astype(slopes.dtype) * slopes)[0]
+    return pull(honest_weights(values, weights) * push(vector))[0]
 
 
 def total(losses: Callable[[Any], Array], weights: Array) -> Callable[[Any], Array]:
@@ -126,9 +125,26 @@ def total(losses: Callable[[Any], Array], weights: Array) -> Callable[[Any], Arr
 
     def weighted(outputs):
         values = losses(outputs)
-        return jnp.sum(weights.astype(values.dtype) * values)
+        return jnp.sum(honest_weights(values, weights) * values)
 
     return weighted
+
+
+def honest_weights(losses: Array, weights: Array | float) -> Array:
+    """Weights of losses, NaN where a loss that counts is NaN.
+
+    A derivative drops the constant that made a loss NaN, such as a label out of range:
+    without this, the curvature of a loss that does not exist would look like a number.
+
+    Args:
+        losses: One for each example.
+        weights: Their weights; those of zero weight may be anything.
+
+    Returns:
+        The weights, in the dtype of the losses.
+    """
+    weights = jnp.asarray(weights, losses.dtype)
+    return jnp.where(jnp.isnan(losses) & (weights != 0), jnp.nan, weights)
 
 
 def mean_examples(

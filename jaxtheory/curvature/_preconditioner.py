@@ -11,7 +11,12 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from jaxtheory.batching import check_number
-from jaxtheory.linalg import check_vector, dimension, function_operator
+from jaxtheory.linalg import (
+    check_symmetric,
+    check_vector,
+    dimension,
+    function_operator,
+)
 
 Scalar: TypeAlias = float | Float[Array, ""]
 
@@ -35,12 +40,13 @@ def preconditioned(
         is said to be.
 
     Raises:
-        ValueError: `operator` is not square, or `diagonal` has another structure or
-            shape.
+        ValueError: `operator` is not square or not said to be symmetric, or `diagonal`
+            has another structure or shape.
 
     Example:
         >>> import jax.numpy as jnp, lineax as lx
-        >>> A = lx.MatrixLinearOperator(jnp.diag(jnp.array([2.0, 9.0])))
+        >>> matrix = jnp.diag(jnp.array([2.0, 9.0]))
+        >>> A = lx.MatrixLinearOperator(matrix, lx.symmetric_tag)
         >>> preconditioned(A, jnp.array([1.0, 9.0])).mv(jnp.ones(2)).tolist()
         [2.0, 1.0]
 
@@ -49,6 +55,7 @@ def preconditioned(
         arXiv:2207.14484.
     """
     dimension(operator)
+    check_symmetric(operator)
     structure = operator.in_structure()
     check_vector(diagonal, structure, "diagonal")
     tags = [lx.symmetric_tag]

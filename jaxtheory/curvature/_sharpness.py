@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Num, PyTree
 
 from jaxtheory._types import ApplyFn, Estimate, KeyArray, LossFn, Params
 from jaxtheory.batching import check_count, check_key, check_problem, num_shards
+from jaxtheory.curvature._mean_product import total
 from jaxtheory.curvature._operators import hessian
 from jaxtheory.linalg import top_eigenpairs
 
@@ -182,7 +183,10 @@ def _along_gradients(apply_fn, loss_fn, params, x, y, key, n, batch_size, num_ba
             jax.random.fold_in(key, index), n, (batch_size,), replace=False
         )
         batch_x, batch_y = jax.tree.map(lambda a: jnp.asarray(a)[rows], (x, y))
-        loss = lambda p: jnp.mean(loss_fn(apply_fn(p, batch_x), batch_y))
+        loss = lambda p: total(
+            lambda outputs: loss_fn(outputs, batch_y),
+            jnp.full(batch_size, 1 / batch_size),
+        )(apply_fn(p, batch_x))
         gradient = jax.grad(loss)(params)
         # Scaled first: near a minimum the squares of a gradient underflow.
         largest = optax.tree.norm(gradient, ord="inf")

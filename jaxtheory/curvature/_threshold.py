@@ -132,9 +132,12 @@ def stability_threshold(
     _check_ascent(method, radius, gradient_norm)
     if method == "sam":
         full = _sam(learning_rate, weight_decay, radius, gradient_norm)
-        return StabilityThreshold(full, math.nan, math.nan)
-    b = 0.0 if method == "gradient_descent" else momentum
-    return _with_momentum(method, learning_rate, b, weight_decay, decay)
+        found = StabilityThreshold(full, math.nan, math.nan)
+    else:
+        b = 0.0 if method == "gradient_descent" else momentum
+        found = _with_momentum(method, learning_rate, b, weight_decay, decay)
+    _check_positive(found.full_batch, weight_decay)
+    return found
 
 
 def _sam(eta, weight_decay, radius, gradient_norm):
@@ -211,6 +214,16 @@ def _check_decay(method, learning_rate, weight_decay, decay):
         raise ValueError(
             "`weight_decay` must be below 2 / learning_rate when decoupled, but was "
             f"{weight_decay}: the decay alone diverges."
+        )
+
+
+def _check_positive(threshold, weight_decay):
+    """Raise where the decay alone diverges, whatever the loss."""
+    if not isinstance(threshold, Tracer) and threshold <= 0:
+        raise ValueError(
+            "`weight_decay` must leave room for a loss, but with "
+            f"{weight_decay} the threshold would be {threshold}: the decay alone "
+            "diverges. Lower it or the learning rate."
         )
 
 

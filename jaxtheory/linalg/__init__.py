@@ -1,5 +1,6 @@
 """Krylov and stochastic estimators over operators on pytrees; knows no networks."""
 
+from jaxtheory.linalg._checks import check_symmetric as check_symmetric
 from jaxtheory.linalg._conjugate_gradient import LinearSolution as LinearSolution
 from jaxtheory.linalg._conjugate_gradient import (
     conjugate_gradient as conjugate_gradient,

@@ -138,8 +138,17 @@ class SpectralDensity(NamedTuple):
         Returns:
             The sum over all ``p`` eigenvalues (no mean), averaged over probes, with
             its standard error; both ``[...]``.
+
+        Raises:
+            ValueError: `function` returns another shape.
         """
         values = function(self.nodes)
+        if jnp.shape(values)[-2:] != self.nodes.shape:
+            raise ValueError(
+                "`function` must return a value for every node, [..., s, m] for nodes "
+                f"[s, m] = {list(self.nodes.shape)}, but returned the shape "
+                f"{jnp.shape(values)}. Apply it entry by entry."
+            )
         means = jnp.einsum("...sm,sm->...s", values, self.weights, precision="highest")
         return estimate(self.dimension * means)
 

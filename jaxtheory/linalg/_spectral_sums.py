@@ -25,12 +25,15 @@ class SpectralSum(NamedTuple):
         num_negative: Estimated number of eigenvalues below zero by more than rounding:
             ``p`` times their share in the probes. 0 says that no probe saw one; NaN
             that products were not finite.
+        asymmetry: Largest `SpectralDensity.asymmetry` of the probes: rounding where the
+            operator is symmetric; where it is not small the sum means nothing.
     """
 
     value: Float[Array, "..."]
     standard_error: Float[Array, "..."]
     num_samples: Int[Array, ""] | int
     num_negative: Float[Array, ""]
+    asymmetry: Float[Array, ""]
 
 
 def effective_dimension(
@@ -101,7 +104,8 @@ def effective_dimension(
         return nodes / (nodes + ridge)
 
     found = spectrum.trace_of(share)
-    return SpectralSum(*found, _num_negative(spectrum, _rounding(operator, spectrum)))
+    num_negative = _num_negative(spectrum, _rounding(operator, spectrum))
+    return SpectralSum(*found, num_negative, jnp.max(spectrum.asymmetry))
 
 
 def log_determinant(
@@ -172,7 +176,8 @@ def log_determinant(
     terms = jnp.where(seen, spectrum.weights * jnp.log(jnp.where(seen, nodes, 1)), 0)
     value, error, num = estimate(spectrum.dimension * jnp.sum(terms, axis=-1))
     error = jnp.where(jnp.isinf(value), jnp.inf, error)
-    return SpectralSum(value, error, num, _num_negative(spectrum, rounding))
+    num_negative = _num_negative(spectrum, rounding)
+    return SpectralSum(value, error, num, num_negative, jnp.max(spectrum.asymmetry))
 
 
 def _rounding(operator, spectrum, factor=100):

@@ -15,8 +15,8 @@ from jaxtheory.curvature._operators import ggn, hessian
 from jaxtheory.curvature.flatness._common import (
     check_word,
     dot,
-    evaluate,
     largest,
+    norm,
     prepare,
 )
 
@@ -75,7 +75,8 @@ def noise_alignment(
         batch_size: As for `curvature.hessian`.
 
     Returns:
-        Both alignments. NaN where ``S`` or ``G`` is zero, and the second where the loss
+        Both alignments. NaN where ``S`` or ``G`` is zero (``S`` to the rounding of
+        differences of gradients, as for equal examples), and the second where the loss
         is, because ``0 / 0`` is undefined.
 
     Raises:
@@ -108,12 +109,19 @@ def noise_alignment(
     arguments = (apply_fn, loss_fn, params, x, y)
     noise = gradient_covariance(*arguments, batch_size=batch_size)
     curved = build(*arguments, batch_size=batch_size)
-    mean_loss = evaluate(loss, params, x, y)
-    return _alignment(noise, curved, mean_loss, key, num_samples)
+    mean_loss, slope = _loss_and_slope(loss, params, x, y)
+    return _alignment(noise, curved, mean_loss, slope, key, num_samples)
 
 
-@functools.partial(jax.jit, static_argnums=4)
-def _alignment(noise, curved, mean_loss, key, num_samples):
+@functools.partial(jax.jit, static_argnums=0)
+def _loss_and_slope(loss, params, x, y):
+    """The mean loss and the norm of its gradient."""
+    value, gradient = jax.value_and_grad(loss)(params, x, y)
+    return value, norm(gradient)
+
+
+@functools.partial(jax.jit, static_argnums=5)
+def _alignment(noise, curved, mean_loss, slope, key, num_samples):
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), noise.in_structure())
 
     def images(index):
@@ -135,6 +143,10 @@ def _alignment(noise, curved, mean_loss, key, num_samples):
         return jnp.stack([dot(s, s), dot(s, g), dot(g, g)]), units
 
     values, units = jax.lax.map(products, jnp.arange(num_samples))
+    # Deviations of gradients from their mean are known to the rounding of the mean.
+    dtype = jnp.result_type(*jax.tree.leaves(zeros))
+    rounding = (10 * jnp.finfo(dtype).eps * slope) ** 2
+    units = units.at[:, 0].set(jnp.where(units[:, 0] > rounding, units[:, 0], 0))
     top = jnp.max(units, axis=0, keepdims=True)
     s, g = (units / jnp.where(top > 0, top, 1)).T
     noise2, both, curved2 = (values * jnp.stack([s * s, s * g, g * g], axis=1)).T
@@ -143,6 +155,7 @@ def _alignment(noise, curved, mean_loss, key, num_samples):
     relative = both / mean(both)
     scale = top[0, 0] / top[0, 1] / (2 * mean_loss)
     ratio = scale * mean(both) / mean(curved2)
+    ratio = jnp.where(mean(noise2) > 0, ratio, jnp.nan)
 
     def estimate(value, deviations):
         error = jnp.abs(value) * jnp.std(deviations, ddof=1) / jnp.sqrt(num_samples)

@@ -61,7 +61,7 @@ def prepare(
 ) -> MeanLoss:
     """Check what every measure is given; the mean loss as a static argument."""
     check_batch_size(batch_size)
-    check_problem(apply_fn, loss_fn, params, x, y)
+    check_problem(apply_fn, loss_fn, params, x, y, differentiable=False)
     return MeanLoss(apply_fn, loss_fn, batch_size, num_shards((x, y)))
 
 

@@ -34,9 +34,10 @@ def sequential_axes(
         params: Parameters of a Flax network, or like them: dictionaries of layers, each
             with a ``kernel``.
         layers: Names of layers and norms from the input to the output, as in
-            `params` (``"layer_1"``; ``"block/Dense_0"`` where nested). By default in
-            the order of their names, numbers by value, which fits `models.MLP`,
-            `models.CNN`, ``nn.Sequential`` and ``Conv_0, ..., Dense_0, ...``.
+            `params` (``"layer_1"``; ``"block/Dense_0"`` where nested). May be left out
+            where names say the order: one word with numbers, then ``output``, if any
+            (`models.MLP`, `models.CNN`, ``nn.Sequential``, ``Dense_0, ...``), or
+            ``Conv_0, ..., Dense_0, ...``.
 
     Returns:
         For each leaf, by its path (``"params/layer_1/kernel"``), the name of a layer or
@@ -44,7 +45,8 @@ def sequential_axes(
 
     Raises:
         ValueError: There are less than two layers, their sizes do not chain, a norm
-            stands before the first layer, or `layers` names others than `params`.
+            stands before the first layer, `layers` names others than `params`, or it
+            was left out and names do not say the order.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -83,8 +85,35 @@ def sequential_axes(
             kernel = leaf == "kernel"
             axes = (before, units) if kernel else (units,)
             found["/".join(filter(None, (name, leaf)))] = _padded(name, axes, shape)
+    _check_chain(modules, order)
     check_axes(found, params)
     return found
+
+
+def _check_chain(modules, order):
+    """Raise unless each layer takes what the one before gives, flattened or not."""
+    before = None
+    for name in order:
+        shapes = modules[name]
+        if "kernel" in shapes:
+            shape = shapes["kernel"]
+            if before is not None:
+                length, (size, is_convolution) = shape[-2], before
+                flattens = is_convolution and len(shape) == 2 and length % size == 0
+                if length != size and not flattens:
+                    raise ValueError(
+                        f"`params` must be a chain of layers, but {name!r} takes "
+                        f"{length} inputs where the layer before it has {size} units. "
+                        "Pass `layers=` in the order from the input to the output, or "
+                        "write the mapping out by hand."
+                    )
+            before = shape[-1], len(shape) > 2
+        for leaf, shape in shapes.items():
+            if before is not None and leaf != "kernel" and shape[-1:] != before[:1]:
+                raise ValueError(
+                    f"`params` has a leaf {leaf!r} of shape {shape} in {name!r}, a "
+                    f"layer of {before[0]} units. Write the mapping out by hand."
+                )
 
 
 def _padded(name, axes, shape):
@@ -100,6 +129,7 @@ def _padded(name, axes, shape):
 def _ordered(modules, layers):
     """The modules from the input to the output."""
     if layers is None:
+        _check_numbered(modules)
         number = lambda part: (0, int(part), "") if part.isdigit() else (1, 0, part)
         words = lambda name: [number(part) for part in re.split(r"(\d+)", name)]
         return sorted(modules, key=words)
@@ -118,6 +148,20 @@ def _ordered(modules, layers):
             f"{sorted(modules)}."
         )
     return found
+
+
+def _check_numbered(modules):
+    """Raise unless names say the order: equal widths would hide a wrong guess."""
+    found = {name: re.search(r"\d", name) for name in modules}
+    numbered = {name[: at.start()] for name, at in found.items() if at}
+    last = [name for name, at in found.items() if not at]
+    kinds = sorted(word.split("/")[-1] for word in numbered)
+    one_word = len(kinds) == 1 or kinds == ["Conv_", "Dense_"]
+    if not one_word or [name.split("/")[-1] for name in last] not in ([], ["output"]):
+        raise ValueError(
+            "`layers` must be given, because the names of layers do not say their "
+            f"order: {sorted(modules)}. Pass them from the input to the output."
+        )
 
 
 def check_axes(axes: UnitAxes, params: Params) -> dict[str, int]:

@@ -82,7 +82,7 @@ def check_landscape(
     model = apply_fn
     if recompute is not None:
         model = lambda p, x: apply_fn(p, x, recompute(p, x))
-    check_problem(model, loss_fn, params, x, y)
+    check_problem(model, loss_fn, params, x, y, differentiable=False)
     lanes = num_shards((x, y))
     return Problem(apply_fn, loss_fn, recompute, batch_size, lanes, points_at_once)
 

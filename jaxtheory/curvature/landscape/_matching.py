@@ -25,7 +25,9 @@ class Matching(NamedTuple):
     """A network with its units in the order of another's.
 
     Attributes:
-        params: `params_b` with its units permuted: the same function.
+        params: `params_b` with its units permuted: the same function, where the axes
+            name all that touches the units. Compare outputs where they were written by
+            hand.
         permutations: By name, unit ``permutations[name][i]`` of `params_b` stands at
             place ``i``.
         distance: Euclidean distance of `params` from `params_a`, all leaves.
