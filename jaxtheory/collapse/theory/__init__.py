@@ -27,6 +27,18 @@ from jaxtheory.collapse.theory._multilabel import (
     pick_all_label_optimum as pick_all_label_optimum,
 )
 from jaxtheory.collapse.theory._optimum import Optimum as Optimum
+from jaxtheory.collapse.theory._predicted import (
+    GeometryDistance as GeometryDistance,
+)
+from jaxtheory.collapse.theory._predicted import (
+    PredictedGeometry as PredictedGeometry,
+)
+from jaxtheory.collapse.theory._predicted import (
+    geometry_distance as geometry_distance,
+)
+from jaxtheory.collapse.theory._predicted import (
+    predicted_geometry as predicted_geometry,
+)
 from jaxtheory.collapse.theory._regression import RegressionOptimum as RegressionOptimum
 from jaxtheory.collapse.theory._regression import (
     regression_optimum as regression_optimum,
