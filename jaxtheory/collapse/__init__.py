@@ -37,6 +37,10 @@ from jaxtheory.collapse._ncti import (
 from jaxtheory.collapse._next_token import next_token_law as next_token_law
 from jaxtheory.collapse._next_token import prediction_residual as prediction_residual
 from jaxtheory.collapse._record import CollapseStatistics as CollapseStatistics
+from jaxtheory.collapse._regression import RegressionStatistics as RegressionStatistics
+from jaxtheory.collapse._regression import (
+    regression_statistics as regression_statistics,
+)
 from jaxtheory.collapse._separation import SeparationLaw as SeparationLaw
 from jaxtheory.collapse._separation import fit_separation_law as fit_separation_law
 from jaxtheory.collapse._separation import separation as separation
