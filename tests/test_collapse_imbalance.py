@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtheory.collapse import _imbalance as module
-from jaxtheory.collapse import imbalance
+from jaxtheory.collapse import imbalance_statistics
 from jaxtheory.collapse.theory import (
     general_orthogonal_frame,
     simplex_encoded_labels,
@@ -38,7 +38,7 @@ def unit(gram):
 @pytest.mark.parametrize("name", FRAMES)
 def test_each_frame_is_at_distance_zero_from_itself(name, centre):
     weight, means = map(rows_of, FRAMES[name])
-    found = imbalance(
+    found = imbalance_statistics(
         1e-12 * means[LABELS], LABELS, classifier=weight, centre_means=centre
     )
     middle = np.eye(4) - 0.25 if centre else np.eye(4)
@@ -59,7 +59,7 @@ def test_each_frame_is_at_distance_zero_from_itself(name, centre):
 def test_minority_of_arbitrary_rows_matches_loops():
     rng = np.random.default_rng(0)
     weight, features = rng.normal(size=(4, 6)), rng.normal(size=(22, 6)) + 2
-    found = imbalance(
+    found = imbalance_statistics(
         jnp.asarray(features, jnp.float32),
         LABELS,
         classifier=jnp.asarray(weight, jnp.float32),
@@ -89,7 +89,7 @@ def test_minority_of_arbitrary_rows_matches_loops():
 
 def test_a_given_minority_and_one_without_pairs():
     weight = rows_of(FRAMES["etf"].classifier_gram)
-    three = imbalance(
+    three = imbalance_statistics(
         weight[LABELS],
         LABELS,
         classifier=weight,
@@ -98,7 +98,9 @@ def test_a_given_minority_and_one_without_pairs():
     np.testing.assert_allclose(three.minority_cosine, -1 / 3, atol=1e-6)
     np.testing.assert_allclose(three.minority_norm_ratio, 1, atol=1e-6)
     one = jnp.array([False, False, False, True])
-    alone = imbalance(weight[LABELS], LABELS, classifier=weight, minority=one)
+    alone = imbalance_statistics(
+        weight[LABELS], LABELS, classifier=weight, minority=one
+    )
     assert jnp.isnan(alone.minority_cosine)
 
 
@@ -106,7 +108,7 @@ def test_absent_classes_and_broken_examples_take_no_part():
     weight, means = map(rows_of, FRAMES["seli"])
     features = jnp.concatenate([means[LABELS], jnp.full((3, 6), jnp.nan)])
     labels = jnp.concatenate([LABELS, jnp.array([0, 9, -1])]) + 1  # class 0 is absent
-    measure = jax.jit(lambda h, y, w: imbalance(h, y, classifier=w))
+    measure = jax.jit(lambda h, y, w: imbalance_statistics(h, y, classifier=w))
     found = measure(features, labels, jnp.concatenate([9 * weight[:1], weight]))
     np.testing.assert_array_equal(found.class_counts, [0, *COUNTS])
     assert int(found.num_nonfinite) == 3
@@ -117,7 +119,9 @@ def test_absent_classes_and_broken_examples_take_no_part():
 
 
 def test_no_means_at_all_have_no_distance():
-    found = imbalance(jnp.full((22, 6), 0.3), LABELS, classifier=jnp.zeros((4, 6)))
+    found = imbalance_statistics(
+        jnp.full((22, 6), 0.3), LABELS, classifier=jnp.zeros((4, 6))
+    )
     np.testing.assert_array_equal(found.means, np.full(3, np.nan))
     assert found.classifier is not None
     assert jnp.isnan(found.classifier.etf)
@@ -126,9 +130,9 @@ def test_no_means_at_all_have_no_distance():
 
 def test_the_same_shapes_are_traced_once():
     features = jnp.ones((22, 6)).at[0].set(2)
-    imbalance(features, LABELS)
+    imbalance_statistics(features, LABELS)
     before = module._imbalance._cache_size()
-    imbalance(3 * features, LABELS)
+    imbalance_statistics(3 * features, LABELS)
     assert module._imbalance._cache_size() == before
 
 
@@ -138,20 +142,28 @@ H = jnp.ones((22, 6))
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: imbalance(H[:, :, None], LABELS), r"`features` must be a matrix"),
         (
-            lambda: imbalance(H, LABELS, classifier=jnp.ones((6, 4))),
+            lambda: imbalance_statistics(H[:, :, None], LABELS),
+            r"`features` must be a matrix",
+        ),
+        (
+            lambda: imbalance_statistics(H, LABELS, classifier=jnp.ones((6, 4))),
             r"`classifier` must have shape \[k, 6\].*\(6, 4\).*transpose it",
         ),
         (
-            lambda: imbalance(H, LABELS, classifier=jnp.ones((5, 6)), num_classes=4),
+            lambda: imbalance_statistics(
+                H, LABELS, classifier=jnp.ones((5, 6)), num_classes=4
+            ),
             r"`classifier` must have a row for each of 4 classes",
         ),
         (
-            lambda: imbalance(H, LABELS, minority=jnp.ones((4, 1), bool)),
+            lambda: imbalance_statistics(H, LABELS, minority=jnp.ones((4, 1), bool)),
             r"`minority` must have shape \[k\]",
         ),
-        (lambda: imbalance(H, LABELS, num_classes=3), r"`labels` must lie in \[0, 3\)"),
+        (
+            lambda: imbalance_statistics(H, LABELS, num_classes=3),
+            r"`labels` must lie in \[0, 3\)",
+        ),
     ],
 )
 def test_bad_input_names_the_fix(call, message, user_land):

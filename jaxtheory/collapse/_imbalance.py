@@ -62,7 +62,7 @@ class ImbalanceStatistics(NamedTuple):
     num_out_of_range: Int[Array, ""]
 
 
-def imbalance(
+def imbalance_statistics(
     features: Float[Array, "n d"],
     labels: Integer[Array, " n"],
     *,
@@ -104,7 +104,7 @@ def imbalance(
         >>> import jax.numpy as jnp
         >>> labels = jnp.array([0] * 6 + [1] * 6 + [2, 3])
         >>> weight = jnp.array([[2.0, 0], [0, 2.0], [-1.0, -1], [-1.0, -1]])
-        >>> found = imbalance(weight[labels], labels, classifier=weight)
+        >>> found = imbalance_statistics(weight[labels], labels, classifier=weight)
         >>> print(f"{found.minority_cosine:.4f} {found.minority_norm_ratio:.4f}")
         1.0000 0.7071
 
@@ -152,7 +152,7 @@ def _check_rows(name: str, rows: Any, row_shape: tuple[int, ...], num_classes: A
 
 @partial(jax.jit, static_argnums=(4, 5))
 def _imbalance(features, labels, classifier, minority, num_classes, centre_means):
-    """`imbalance`, of checked arguments."""
+    """`imbalance_statistics`, of checked arguments."""
     dtype = jnp.promote_types(features.dtype, jnp.float32)
     finite = jnp.all(jnp.isfinite(features), axis=1)
     labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
