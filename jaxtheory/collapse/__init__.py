@@ -21,7 +21,7 @@ from jaxtheory.collapse._geometric_complexity import (
 )
 from jaxtheory.collapse._imbalance import FrameDistances as FrameDistances
 from jaxtheory.collapse._imbalance import ImbalanceStatistics as ImbalanceStatistics
-from jaxtheory.collapse._imbalance import imbalance as imbalance
+from jaxtheory.collapse._imbalance import imbalance_statistics as imbalance_statistics
 from jaxtheory.collapse._law import LayerLine as LayerLine
 from jaxtheory.collapse._law import RandomDropTest as RandomDropTest
 from jaxtheory.collapse._law import fit_layer_line as fit_layer_line
