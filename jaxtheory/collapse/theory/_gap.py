@@ -158,8 +158,8 @@ def optimality_gap(
     outputs, bias = _outputs(targets, logits, classifier, features, bias_decay)
     lb = 0.0 if bias_decay is None else float(bias_decay)
     shares = weights / weights.sum()
+    total = outputs if bias is None else outputs + bias[None, :]
     with jax.enable_x64(True):
-        total = outputs if bias is None else outputs + bias[None, :]
         primal = float(_mean_loss(loss_fn, total, targets, shares))
         if bias is not None:
             primal += lb / 2 * np.sum(bias**2)
@@ -167,19 +167,23 @@ def optimality_gap(
             total = outputs + bias[None, :]
         gradient = _gradient(loss_fn, total, targets, weights)
     threshold = (lw * lh) ** 0.5
-    if features is None:
+    if classifier is None:
         scaled = outputs * weights[:, None] ** 0.5
         primal += threshold * np.linalg.norm(scaled, "nuc")
     else:
-        assert classifier is not None
-        squares = np.sum(np.asarray(features, np.float64) ** 2, axis=1)
-        primal += lw / 2 * np.sum(np.asarray(classifier[0], np.float64) ** 2)
-        primal += lh / 2 * np.sum(weights * squares)
+        primal += _decay_terms(classifier[0], features, weights, lw, lh)
     penalty = _bias_penalty(gradient.bias, None if bias is None else lb)
     bound = lambda s: _bound(conjugate, gradient, targets, s) - s**2 * penalty
     dual, scale = _best_scale(bound, loss_fn, gradient, targets, threshold)
-    ratio = gradient.norm / threshold
-    return OptimalityGap(float(primal), dual, float(primal) - dual, scale, ratio)
+    primal, ratio = float(primal), gradient.norm / threshold
+    return OptimalityGap(primal, dual, primal - dual, scale, ratio)
+
+
+def _decay_terms(weight, features, weights, lw, lh):
+    """The decay of classifier and features."""
+    squares = np.sum(np.asarray(features, np.float64) ** 2, axis=1)
+    weight = np.asarray(weight, np.float64)
+    return lw / 2 * np.sum(weight**2) + lh / 2 * np.sum(weights * squares)
 
 
 def _conjugate(loss_fn, conjugate):

@@ -157,27 +157,27 @@ def strict_saddle(
     flat = flatten_start(problem, data, point)
     with jax.enable_x64(True):
         gradient_norm = np.linalg.norm(value_and_grad(problem, flat, data)[1])
-        arrays = jax.tree.map(jnp.asarray, (flat, data))
-        operator = function_operator(
-            _Product(problem),
-            *arrays,
-            structure=jax.ShapeDtypeStruct(flat.shape, np.float64),
-            tags=lx.symmetric_tag,
-        )
-        pair = bottom_eigenpairs(
-            operator,
-            key=key,
-            num_iterations=min(flat.size, _ITERATIONS),
-            tolerance=1e-8,
-        )
-        value, residual = float(pair.values[0]), float(pair.residuals[0])
-        vector, converged = np.asarray(pair.vectors[0]), bool(pair.converged[0])
+        pair = _smallest(problem, flat, data, key)
+    value, residual = float(pair.values[0]), float(pair.residuals[0])
     decay = float(tolerance) * max(data.weight_decay, data.feature_decay)
     if gradient_norm > decay * max(1.0, np.linalg.norm(flat)):
         verdict = "not_critical"
     elif value < -decay:
         verdict = "strict_saddle"
     else:
-        verdict = "minimum" if converged else "undecided"
-    direction = unflatten(problem, vector, data.counts)
+        verdict = "minimum" if pair.converged[0] else "undecided"
+    direction = unflatten(problem, np.asarray(pair.vectors[0]), data.counts)
     return StrictSaddle(verdict, value, residual, float(gradient_norm), direction)
+
+
+def _smallest(problem, flat, data, key):
+    """The smallest eigenpair of the Hessian at a flat vector."""
+    arrays = jax.tree.map(jnp.asarray, (flat, data))
+    structure = jax.ShapeDtypeStruct(flat.shape, np.float64)
+    operator = function_operator(
+        _Product(problem), *arrays, structure=structure, tags=lx.symmetric_tag
+    )
+    num_iterations = min(flat.size, _ITERATIONS)
+    return bottom_eigenpairs(
+        operator, key=key, num_iterations=num_iterations, tolerance=1e-8
+    )

@@ -157,6 +157,10 @@ def unconstrained_features(
         Mixon, Parshall & Pi 2020, arXiv:2011.11619; Zhu et al. 2021, arXiv:2105.02375
         (the objective, eq. 3, and its landscape, theorem 3.2).
     """
+    if (key is None) == (start is None):
+        raise ValueError("exactly one of `key` and `start` must be given.")
+    if key is not None:
+        check_key(key)
     check_concrete(start=start)
     loss_fn = resolve_loss(loss, label_smoothing, focusing)
     check_number("tolerance", tolerance, lambda v: 0 < v < np.inf, "a positive number")
@@ -178,19 +182,12 @@ def unconstrained_features(
     )
     with jax.enable_x64(True):
         flat = _start(problem, data, key, start)
-        function = counted_objective(problem, data)
-        flat = _METHODS[method](function, flat, float(tolerance), max_evaluations)
-        flat = newton(function, flat, float(tolerance))
-        return _result(problem, data, function, flat, float(tolerance))
+        return _minimise(problem, data, flat, method, float(tolerance), max_evaluations)
 
 
 def _start(problem, data, key, start):
     """The flat vector to start from."""
-    if (key is None) == (start is None):
-        raise ValueError("exactly one of `key` and `start` must be given.")
     if start is None:
-        check_key(key)
-        assert key is not None
         flat = np.array(jax.random.normal(key, (num_entries(problem),), jnp.float64))
         num_features = problem.shapes[0][1]
         layers = len(problem.shapes) - 1 - problem.has_bias
@@ -200,7 +197,11 @@ def _start(problem, data, key, start):
     return flatten_start(problem, data, start)
 
 
-def _result(problem, data, function, flat, tolerance):
+def _minimise(problem, data, flat, method, tolerance, max_evaluations):
+    """Descend, refine, and report."""
+    function = counted_objective(problem, data)
+    flat = _METHODS[method](function, flat, tolerance, max_evaluations)
+    flat = newton(function, flat, tolerance)
     value, gradient = function(flat)
     size = float(np.linalg.norm(gradient))
     layers, features, bias = unflatten(problem, flat, data.counts)
