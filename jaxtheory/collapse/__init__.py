@@ -49,6 +49,9 @@ from jaxtheory.collapse._separation_bootstrap import LawBootstrap as LawBootstra
 from jaxtheory.collapse._separation_bootstrap import (
     bootstrap_separation_law as bootstrap_separation_law,
 )
+from jaxtheory.collapse._sets import AcrossSets as AcrossSets
+from jaxtheory.collapse._sets import SetStatistics as SetStatistics
+from jaxtheory.collapse._sets import compare_sets as compare_sets
 from jaxtheory.collapse._statistics import statistics as statistics
 from jaxtheory.collapse._transfer import LayerChoice as LayerChoice
 from jaxtheory.collapse._transfer import TransferScores as TransferScores
