@@ -7,6 +7,8 @@ from jaxtheory.collapse._batches import (
 )
 from jaxtheory.collapse._depth import effective_depth as effective_depth
 from jaxtheory.collapse._depth import suggest_depth as suggest_depth
+from jaxtheory.collapse._design import classifier_frame as classifier_frame
+from jaxtheory.collapse._design import collapse_penalty as collapse_penalty
 from jaxtheory.collapse._drift import LeaveOneOutDrift as LeaveOneOutDrift
 from jaxtheory.collapse._drift import leave_one_out_drift as leave_one_out_drift
 from jaxtheory.collapse._evidence import LogEvidence as LogEvidence
@@ -15,6 +17,10 @@ from jaxtheory.collapse._few_shot import PairMoments as PairMoments
 from jaxtheory.collapse._few_shot import PairwiseErrors as PairwiseErrors
 from jaxtheory.collapse._few_shot import pair_moments as pair_moments
 from jaxtheory.collapse._few_shot import pairwise_errors as pairwise_errors
+from jaxtheory.collapse._fine_tuning import ParameterCount as ParameterCount
+from jaxtheory.collapse._fine_tuning import count_parameters as count_parameters
+from jaxtheory.collapse._fine_tuning import train_only as train_only
+from jaxtheory.collapse._fine_tuning import trainable_mask as trainable_mask
 from jaxtheory.collapse._frames import FrameGeometry as FrameGeometry
 from jaxtheory.collapse._geometric_complexity import (
     geometric_complexity as geometric_complexity,
@@ -22,6 +28,12 @@ from jaxtheory.collapse._geometric_complexity import (
 from jaxtheory.collapse._imbalance import FrameDistances as FrameDistances
 from jaxtheory.collapse._imbalance import ImbalanceStatistics as ImbalanceStatistics
 from jaxtheory.collapse._imbalance import imbalance_statistics as imbalance_statistics
+from jaxtheory.collapse._imbalance_design import adjust_logits as adjust_logits
+from jaxtheory.collapse._imbalance_design import class_weights as class_weights
+from jaxtheory.collapse._imbalance_design import escape_weights as escape_weights
+from jaxtheory.collapse._imbalance_design import (
+    sampling_probabilities as sampling_probabilities,
+)
 from jaxtheory.collapse._law import LayerLine as LayerLine
 from jaxtheory.collapse._law import RandomDropTest as RandomDropTest
 from jaxtheory.collapse._law import fit_layer_line as fit_layer_line
