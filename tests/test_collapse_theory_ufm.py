@@ -161,6 +161,25 @@ def test_a_function_a_bias_and_a_target_vector_do_the_same_as_the_names():
     np.testing.assert_allclose(shares @ p - shares + 0.02 * named.bias, 0, atol=1e-12)
 
 
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_decays_that_differ_by_orders_of_magnitude_cost_little(num_layers):
+    # Rescaled factors have the same outputs: only W's decay to the power M times that
+    # of H matters.
+    options = {"counts": [100, 10, 1], "num_layers": num_layers}
+    even = {"weight_decay": 1e-4, "feature_decay": 1e-4}
+    uneven = {"weight_decay": 1e-2, "feature_decay": 1e-4 / 100**num_layers}
+    same, skewed = (
+        unconstrained_features(
+            "squared_error", np.arange(3), key=jax.random.key(0), **options, **decays
+        )
+        for decays in (even, uneven)
+    )
+    assert same.converged
+    assert skewed.converged
+    assert skewed.num_evaluations < 3 * same.num_evaluations
+    np.testing.assert_allclose(skewed.outputs, same.outputs, atol=1e-8)
+
+
 def test_new_numbers_of_the_same_shapes_cost_no_new_trace():
     solve = lambda decay: unconstrained_features(
         "cross_entropy",

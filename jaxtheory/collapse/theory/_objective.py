@@ -167,12 +167,20 @@ def hessian_product(problem: Problem, flat: Any, data: ProblemData, vector: Any)
     return jax.jvp(gradient, (flat,), (vector,))[1]
 
 
-def counted_objective(problem: Problem, data: ProblemData) -> Counted:
-    """The objective with its derivatives, as the minimisers take it."""
-    return Counted(
-        lambda flat: value_and_grad(problem, flat, data),
-        lambda flat, vector: hessian_product(problem, flat, data, vector),
-    )
+def counted_objective(
+    problem: Problem, data: ProblemData, scale: Float[np.ndarray, " p"]
+) -> Counted:
+    """The objective at ``scale * flat``, as the minimisers take it."""
+
+    def scaled_value_and_grad(flat):
+        value, gradient = value_and_grad(problem, scale * flat, data)
+        return value, scale * np.asarray(gradient)
+
+    def scaled_product(flat, vector):
+        image = hessian_product(problem, scale * flat, data, scale * vector)
+        return scale * np.asarray(image)
+
+    return Counted(scaled_value_and_grad, scaled_product)
 
 
 def flatten_start(problem: Problem, data: ProblemData, start: Any) -> np.ndarray:

@@ -104,9 +104,10 @@ def unconstrained_features(
     is a local minimum: what is found depends on the start, and on the method.
 
     Solved on the host in float64, whatever JAX's default precision is. ``quasi_newton``
-    is L-BFGS (SciPy) and ``gradient_flow`` integrates ``d theta / dt = -gradient`` with
-    a stiff solver, in coordinates where examples that share features count each; both
-    then take Newton steps by MINRES as long as these lower the gradient.
+    is L-BFGS (SciPy) in coordinates where layers and features decay alike;
+    ``gradient_flow`` integrates ``d theta / dt = -gradient`` with a stiff solver, in
+    the factors themselves (features times the root of their counts). Both then take
+    Newton steps by MINRES as long as these lower the gradient.
 
     Args:
         loss: ``"cross_entropy"``, ``"squared_error"`` (``||z - y||^2 / 2``), or a JAX
@@ -199,11 +200,14 @@ def _start(problem, data, key, start):
 
 def _minimise(problem, data, flat, method, tolerance, max_evaluations):
     """Descend, refine, and report."""
-    function = counted_objective(problem, data)
-    flat = _METHODS[method](function, flat, tolerance, max_evaluations)
-    flat = newton(function, flat, tolerance)
+    # A flow has its own coordinates; for all else take those in which decays are equal.
+    scale = _scale(problem, data) if method == "quasi_newton" else np.ones(flat.size)
+    function = counted_objective(problem, data, scale)
+    small = tolerance * scale.min()
+    flat = _METHODS[method](function, flat / scale, small, max_evaluations)
+    flat = newton(function, flat, small)
     value, gradient = function(flat)
-    size = float(np.linalg.norm(gradient))
+    size, flat = float(np.linalg.norm(gradient / scale)), flat * scale
     layers, features, bias = unflatten(problem, flat, data.counts)
     return UnconstrainedFeatures(
         layers,
@@ -216,6 +220,20 @@ def _minimise(problem, data, flat, method, tolerance, max_evaluations):
         size <= tolerance,
         function.count,
     )
+
+
+def _scale(problem, data):
+    """Lengths of entries in which layers and features decay alike.
+
+    ``W = a W'`` and ``H = c H'`` with ``a^M c = 1`` leave the outputs, and ``a^2 lw =
+    c^2 lh`` makes the decays equal. Where they differ by orders of magnitude, so do
+    curvatures otherwise.
+    """
+    num_layers = len(problem.shapes) - 1 - problem.has_bias
+    ratio = data.feature_decay / data.weight_decay
+    layer = ratio ** (0.5 / (num_layers + 1))
+    lengths = [layer] * num_layers + [layer**-num_layers] + [1.0] * problem.has_bias
+    return np.repeat(lengths, [int(np.prod(shape)) for shape in problem.shapes])
 
 
 def _imbalance(layers, features, data):
