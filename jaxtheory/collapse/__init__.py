@@ -42,6 +42,10 @@ from jaxtheory.collapse._layers import LayerStatistics as LayerStatistics
 from jaxtheory.collapse._layers import layer_statistics as layer_statistics
 from jaxtheory.collapse._leep import gaussian_leep as gaussian_leep
 from jaxtheory.collapse._leep import leep as leep
+from jaxtheory.collapse._multilabel import MultiLabelStatistics as MultiLabelStatistics
+from jaxtheory.collapse._multilabel import (
+    multi_label_statistics as multi_label_statistics,
+)
 from jaxtheory.collapse._ncti import CollapseTerms as CollapseTerms
 from jaxtheory.collapse._ncti import (
     collapse_transferability as collapse_transferability,
