@@ -96,7 +96,9 @@ LABELS = jnp.arange(40) % 4
 FRAME = (jnp.eye(4) - 1 / 4) @ jnp.eye(4, 6)
 
 
-def measure(features: Any, labels: Any = LABELS, weight: Any = FRAME, bias: Any = None):
+def measure(
+    features: Any, labels: Any = LABELS, weight: Any = FRAME, bias: Any = None
+) -> Any:
     """All statistics, with a classifier in single precision."""
     bias = jnp.zeros(4) if bias is None else bias
     single = lambda a: jnp.asarray(a, jnp.float32)
@@ -107,6 +109,24 @@ def measure(features: Any, labels: Any = LABELS, weight: Any = FRAME, bias: Any 
 def numbers(nc):
     """The statistics that are real numbers, in one vector."""
     return jnp.array([getattr(nc, name) for name in CollapseStatistics._fields[:9]])
+
+
+MORE = (
+    "nc1_ratio",
+    "cdnv",
+    "directional_cdnv",
+    "nearest_mean_error",
+    "nc2_classifier",
+    "nc2_classifier_equinorm",
+    "nc2_classifier_equiangular",
+    "nc3_frame",
+    "classifier_error",
+)
+
+
+def more_numbers(nc):
+    """The other numbers without a unit, in one vector."""
+    return jnp.array([getattr(nc, name) for name in MORE])
 
 
 @pytest.fixture(scope="module")
@@ -209,10 +229,13 @@ def test_invariances(example):
         "huge": (features * 2.0**80, labels, weight, bias * 2.0**80),
         "tiny": (features * 2.0**-80, labels, weight, bias * 2.0**-80),
     }
-    expected = numbers(measure(features, labels, weight, bias))[:7]
+    expected = measure(features, labels, weight, bias)
     for name, arrays in changed.items():
-        found = numbers(measure(*arrays))[:7]
-        np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=name)
+        found = measure(*arrays)
+        for vector in [lambda nc: numbers(nc)[:7], more_numbers]:
+            np.testing.assert_allclose(
+                vector(found), vector(expected), rtol=1e-5, err_msg=name
+            )
 
 
 def test_small_scatter_far_from_the_origin():
@@ -239,6 +262,9 @@ def test_no_between_class_scatter_is_infinite():
     assert nc.nc1 == jnp.inf
     assert nc.within_class_trace > 1
     np.testing.assert_array_equal(numbers(nc)[1:7], np.full(6, np.nan))
+    infinite = [nc.nc1_ratio, nc.cdnv, nc.directional_cdnv]
+    np.testing.assert_array_equal(infinite, np.full(3, np.inf))
+    assert jnp.isnan(nc.nearest_mean_error)
 
 
 def test_classes_of_one_example_have_no_scatter():
@@ -277,6 +303,8 @@ def test_traced_labels_out_of_range_are_left_out_and_counted(example):
 def test_without_a_classifier_and_without_one_over_k(example):
     nc = statistics(example[0], LABELS, normalize_by_classes=False)
     assert (nc.nc3, nc.nc3_cosine, nc.nc4) == (None, None, None)
+    needs = [name for name in CollapseStatistics._fields if getattr(nc, name) is None]
+    assert len(needs) == 9
     expected = measure(example[0])
     np.testing.assert_allclose(nc.nc1, 4 * expected.nc1, rtol=1e-6)
     np.testing.assert_allclose(nc[1:4], expected[1:4], rtol=1e-5)
@@ -316,7 +344,8 @@ def test_gradient_is_the_difference_quotient(x64):
 
     @jax.jit
     def total(h):
-        return jnp.sum(numbers(statistics(h, labels, classifier=(weight, bias))))
+        nc: Any = statistics(h, labels, classifier=(weight, bias))
+        return jnp.sum(numbers(nc)) + jnp.sum(more_numbers(nc)) + nc.bias_collapse
 
     slope = jnp.vdot(jax.grad(total)(features), direction)
     step = 1e-6

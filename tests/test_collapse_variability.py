@@ -6,7 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtheory.collapse import cdnv, statistics, variability_collapse_index
+from jaxtheory.collapse import (
+    accumulator,
+    cdnv,
+    statistics,
+    variability_collapse_index,
+)
 
 # Labels, number of classes, dimension. The second has an absent class and one of a
 # single example, the third more classes than dimensions.
@@ -58,6 +63,24 @@ def test_nc1_in_all_conventions(case):
         num_classes=CASES[case][1],
     )
     np.testing.assert_allclose(plain.nc1, trace, rtol=2e-5)
+
+
+def test_no_sum_overwrites_an_example():
+    """Ten orthonormal examples a class: (n-1) K/(K-1) = 13.5.
+
+    Sums that begin in the memory of each class's first example give 12.15.
+    """
+    features, labels = np.eye(30, dtype=np.float32), np.arange(30) % 3
+    found = statistics(jnp.asarray(features), jnp.asarray(labels))
+    np.testing.assert_allclose(found.nc1_ratio, 13.5, rtol=1e-5)
+    acc = accumulator.init(3, 30)
+    for rows in np.split(np.arange(30), 3):
+        batch = jnp.asarray(features[rows])
+        acc = accumulator.update(acc, batch, jnp.asarray(labels[rows]))
+        np.testing.assert_array_equal(batch, features[rows])
+    summary = accumulator.finalize(acc)
+    found = summary.variances.mean() * summary.unit**2
+    np.testing.assert_allclose(found, 0.9, rtol=1e-6)
 
 
 @pytest.mark.parametrize("case", CASES)
