@@ -42,6 +42,17 @@ from jaxtheory.collapse._layers import LayerStatistics as LayerStatistics
 from jaxtheory.collapse._layers import layer_statistics as layer_statistics
 from jaxtheory.collapse._leep import gaussian_leep as gaussian_leep
 from jaxtheory.collapse._leep import leep as leep
+from jaxtheory.collapse._local_elasticity import LocalElasticity as LocalElasticity
+from jaxtheory.collapse._local_elasticity import (
+    LocallyElasticPath as LocallyElasticPath,
+)
+from jaxtheory.collapse._local_elasticity import (
+    elasticity_of_changes as elasticity_of_changes,
+)
+from jaxtheory.collapse._local_elasticity import local_elasticity as local_elasticity
+from jaxtheory.collapse._local_elasticity import (
+    locally_elastic_sde as locally_elastic_sde,
+)
 from jaxtheory.collapse._multilabel import MultiLabelStatistics as MultiLabelStatistics
 from jaxtheory.collapse._multilabel import (
     multi_label_statistics as multi_label_statistics,
