@@ -180,6 +180,14 @@ def test_decays_that_differ_by_orders_of_magnitude_cost_little(num_layers):
     np.testing.assert_allclose(skewed.outputs, same.outputs, atol=1e-8)
 
 
+def test_precision_does_not_depend_on_the_global_switch(x64):
+    found = unconstrained_features(
+        "cross_entropy", **SHARED, **DECAY, key=jax.random.key(2)
+    )
+    np.testing.assert_allclose(found.objective, 0.2430016019850538, rtol=1e-14)
+    assert found.features.dtype == np.float64
+
+
 def test_new_numbers_of_the_same_shapes_cost_no_new_trace():
     solve = lambda decay: unconstrained_features(
         "cross_entropy",

@@ -81,10 +81,10 @@ def strict_saddle(
 
     Lanczos with Hessian products gives the smallest eigenvalue of the Hessian in all
     factors, in coordinates where features that `counts` examples share count each
-    (``sqrt(n_i) h_i``). For one layer, a convex loss and more features than outputs,
-    every critical point that is no global minimum is a strict saddle: there a minimum
-    to second order is the optimum, which `optimality_gap` proves. With more layers a
-    local minimum need not be global: zero is one.
+    (``sqrt(n_i) h_i``). For one layer, a convex loss and at least as many features as
+    outputs, every critical point that is no global minimum is a strict saddle: a
+    minimum to second order is the optimum there, which `optimality_gap` proves. With
+    more layers a local minimum need not be global: zero is one.
 
     Rotations of the features do not change the objective, so the smallest eigenvalue at
     a minimum is 0. As negative counts what is below ``-tolerance max(lw, lh)``, and as
@@ -132,7 +132,7 @@ def strict_saddle(
         ('strict_saddle', -0.074057)
 
     References:
-        Zhu et al. 2021, arXiv:2105.02375, theorem 3.2.
+        Zhu et al. 2021, arXiv:2105.02375, theorem 3.2 (cross-entropy, ``d > K``).
     """
     check_key(key)
     check_concrete(point=point)
