@@ -28,8 +28,8 @@ class LocalElasticity(NamedTuple):
             NaN where `defined` is False. Shape ``[n, n]``.
         same_class: Mean over ordered pairs of different examples of one class.
         different_class: Mean over pairs of examples of two classes.
-        elasticity: The index ``same_class / different_class``; above 1 is locally elastic. NaN where
-            both are 0.
+        elasticity: The index ``same_class / different_class``; above 1 is locally
+            elastic. NaN where both are 0.
         defined: Whether ``Theta(i, i)`` (and, in the kernel form, ``Theta(j, j)``) is
             positive, so that there is something to divide by. Shape ``[n, n]``.
     """
