@@ -68,6 +68,8 @@ from jaxtheory.collapse._regression import RegressionStatistics as RegressionSta
 from jaxtheory.collapse._regression import (
     regression_statistics as regression_statistics,
 )
+from jaxtheory.collapse._schrodinger import SchrodingerGap as SchrodingerGap
+from jaxtheory.collapse._schrodinger import schrodinger_gap as schrodinger_gap
 from jaxtheory.collapse._separation import SeparationLaw as SeparationLaw
 from jaxtheory.collapse._separation import fit_separation_law as fit_separation_law
 from jaxtheory.collapse._separation import separation as separation
