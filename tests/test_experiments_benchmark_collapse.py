@@ -25,7 +25,7 @@ def test_a_disagreement_is_no_benchmark(monkeypatch):
     shifted = lambda cfg: (features, labels, weight, bias + 5 * np.arange(4.0))
     exact = collapse.by_covariances
     wrong = lambda *given, truncated: exact(
-        *given[:3], np.zeros(4, np.float32), truncated=truncated
+        features, labels, weight, np.zeros(4, np.float32), truncated=truncated
     )
     monkeypatch.setattr(collapse, "data", shifted)
     monkeypatch.setattr(collapse, "by_covariances", wrong)

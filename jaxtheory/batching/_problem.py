@@ -7,7 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from jaxtheory._types import ApplyFn, LossFn
-from jaxtheory.batching._checks import check_examples, check_params
+from jaxtheory.batching._checks import (
+    check_examples,
+    check_function,
+    check_params,
+)
 
 
 def check_losses(losses: Any, num_examples: int) -> None:
@@ -101,9 +105,12 @@ def check_problem(
         The number of examples.
 
     Raises:
-        ValueError: As `check_params`, `check_examples` and `example_losses`; or outputs
+        ValueError: As `check_function`, `check_params`, `check_examples` and
+            `example_losses`; or outputs
             or losses are not floating-point.
     """
+    check_function("apply_fn", apply_fn)
+    check_function("loss_fn", loss_fn)
     check_params(params)
     n = check_examples(x=x, y=y)
 

@@ -3,6 +3,7 @@
 import math
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import ArrayLike, Num
 
@@ -189,11 +190,16 @@ def _check_rates(method, learning_rate, momentum):
     if method not in _WITHOUT_MOMENTUM:
         inside = lambda b: 0 <= b < 1
         check_number("momentum", momentum, inside, f"in [0, 1) for {method!r}")
-    elif momentum is not None and (isinstance(momentum, Tracer) or momentum != 0):
+    elif momentum is not None and not _is_zero(momentum):
         raise ValueError(
             f"`momentum` must be left out for {method!r}, but was {momentum}. Choose "
             "'heavy_ball' or 'nesterov'."
         )
+
+
+def _is_zero(number):
+    """Whether a number is known to be zero."""
+    return not isinstance(number, Tracer) and np.ndim(number) == 0 and number == 0
 
 
 def _check_decay(method, learning_rate, weight_decay, decay):

@@ -101,7 +101,7 @@ def match_weights(
         Ainsworth, Hayase & Srinivasa, Git Re-Basin, arXiv:2209.04836, section 3.2 and
         algorithm 1.
     """
-    check_params(params_a)
+    check_params(params_a, "params_a")
     check_same(params_b, params_a, "params_b")
     check_key(key)
     max_sweeps = check_count(max_sweeps=max_sweeps)
