@@ -137,6 +137,25 @@ def test_traces_once_for_the_same_shapes(layers, monkeypatch):
     assert len(traces) == 1
 
 
+def test_eight_devices_give_what_one_gives(eight_devices):
+    features, labels = jnp.asarray(cloud(0.5))[:24], jnp.asarray(LABELS[:24])
+    alone = layer_statistics([features], labels, num_classes=4)
+    sharding = jax.NamedSharding(eight_devices, jax.P("data"))
+    placed = jax.device_put((features, labels), sharding)
+    found = layer_statistics([placed[0]], placed[1], num_classes=4)
+    for column, expected in zip(found[:9], alone[:9], strict=True):
+        np.testing.assert_allclose(column, expected, rtol=1e-5)
+
+
+def test_measures_do_not_depend_on_names_and_order_of_examples(layers, measured):
+    order = np.random.default_rng(3).permutation(30)
+    rename = np.array([3, 1, 0, 2])
+    shuffled = [h[order] for h in layers.values()]
+    found = layer_statistics(shuffled, jnp.asarray(rename[LABELS[order]]))
+    for column, expected in zip(found[:7], measured[:7], strict=True):
+        np.testing.assert_allclose(column, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_the_input_layer_is_in_or_out_as_said(layers):
     labels = jnp.asarray(LABELS)
     values = np.array([50.0, 4.0, 2.1, 0.9, 0.55])

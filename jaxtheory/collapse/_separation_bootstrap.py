@@ -20,6 +20,8 @@ from jaxtheory.collapse._separation import check_layers, fit_log_line
 
 _matmul = partial(jnp.matmul, precision="highest")
 
+_AT_ONCE = 16  # resamples that share one reading of the features
+
 
 class LawBootstrap(NamedTuple):
     """Percentile intervals of a law's numbers: ``[lower, upper]`` each.
@@ -79,7 +81,7 @@ def bootstrap_separation_law(
             invalid.
 
     Memory:
-        Two copies of the features and ``(s + 2 k) n`` numbers. Time is that of two
+        Two copies of the features and ``(s + 32 k) n`` numbers. Time is that of two
         products ``[n, d] [d, k]`` for each layer and resample, ``O(s l n d k)``.
 
     Example:
@@ -140,7 +142,8 @@ def _resampled(features, labels, weights, num_classes):
     moments = class_moments(flat, labels, num_classes)
     member = moments.labels[:, None] == jnp.arange(num_classes)[None, :]
     left_out = moments.num_nonfinite + moments.num_out_of_range
-    values = jax.lax.map(lambda row: _reweighted(moments, member, row), weights)
+    measure = lambda row: _reweighted(moments, member, row)
+    values = jax.lax.map(measure, weights, batch_size=_AT_ONCE)
     return jnp.where(left_out == 0, values, jnp.nan)
 
 
