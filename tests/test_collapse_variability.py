@@ -49,12 +49,15 @@ def test_nc1_in_all_conventions(case):
     *_, within, equal, by_count = scatters(features, labels)
     classes = len(np.unique(labels))
     h, y = jnp.asarray(features), jnp.asarray(labels)
+    trace = 0.0
     for word, between in [("equal", equal), ("counts", by_count)]:
         found = statistics(h, y, class_weights=word, num_classes=CASES[case][1])
         trace = np.trace(within @ np.linalg.pinv(between, rcond=1e-10))
         np.testing.assert_allclose(found.nc1, trace / classes, rtol=2e-5)
         ratio = np.trace(within) / np.trace(between)
         np.testing.assert_allclose(found.nc1_ratio, ratio, rtol=1e-5)
+    if case != "imbalanced":
+        return
     plain = statistics(
         h,
         y,
@@ -99,15 +102,15 @@ def test_cdnv_matrices_against_loops(case):
                 matrix[:, i, j] = np.array(pair) / square
                 directional[i, j] = gap @ covs[a] @ gap / square**2
     h, y = jnp.asarray(features), jnp.asarray(labels)
-    found = cdnv(h, y, num_classes=num_classes)
-    np.testing.assert_allclose(found.matrix, matrix[0], rtol=1e-5)
-    for row, word in enumerate(["average", "ordered", "sum"]):
+    words = ["average", "ordered", "sum"] if case == "imbalanced" else ["average"]
+    found: Any = None
+    for row, word in enumerate(words):
         found = cdnv(h, y, convention=word, num_classes=num_classes)
         np.testing.assert_allclose(found.matrix, matrix[row], rtol=1e-5)
         np.testing.assert_allclose(found.value, np.nanmean(matrix[row]), rtol=1e-5)
     np.testing.assert_allclose(found.directional_matrix, directional, 5e-5, 1e-7)
     np.testing.assert_allclose(found.directional, np.nanmean(directional), rtol=2e-5)
-    record = statistics(h, y, cdnv="sum", num_classes=num_classes)
+    record = statistics(h, y, cdnv=words[-1], num_classes=num_classes)
     np.testing.assert_allclose(record.cdnv, found.value, rtol=1e-6)
     np.testing.assert_allclose(record.directional_cdnv, found.directional, rtol=1e-6)
 

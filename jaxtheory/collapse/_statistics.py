@@ -75,7 +75,7 @@ def statistics(
             option is not one of its words.
 
     Memory:
-        Four arrays ``[k, d]``, and for ``b`` examples at a time two copies of their
+        Four arrays ``[k, d]``, and for ``b`` examples at a time three copies of their
         features and ``6 b k`` numbers; no ``d x d`` matrix. Time ``O(n d k + d k^2)``.
 
     Example:
