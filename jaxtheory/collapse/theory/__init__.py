@@ -53,6 +53,11 @@ from jaxtheory.collapse.theory._seli import (
     simplex_encoded_labels as simplex_encoded_labels,
 )
 from jaxtheory.collapse.theory._seli import simplex_frame as simplex_frame
+from jaxtheory.collapse.theory._softmax_codes import SoftmaxCode as SoftmaxCode
+from jaxtheory.collapse.theory._softmax_codes import softmax_code as softmax_code
+from jaxtheory.collapse.theory._softmax_codes import (
+    softmax_code_margin as softmax_code_margin,
+)
 from jaxtheory.collapse.theory._unconstrained import (
     UnconstrainedFeatures as UnconstrainedFeatures,
 )
