@@ -99,6 +99,17 @@ def test_features_that_fit_exactly_have_no_largest_evidence():
     assert not log_evidence(features, labels).converged
 
 
+def test_features_that_say_nothing_have_the_evidence_of_zero_weights(x64):
+    # Orthogonal to every one-hot label: y ~ N(0, I / beta) with beta = n / n_k.
+    features = jnp.tile(jnp.array([[1.0], [-1.0]]), (6, 1))
+    found = log_evidence(features, jnp.repeat(jnp.arange(3), 4))
+    assert found.converged
+    np.testing.assert_array_equal(found.weight_precision, [np.inf] * 3)
+    np.testing.assert_allclose(found.noise_precision, [3, 3, 3], rtol=1e-9)
+    expected = 0.5 * (np.log(3) - 1 - np.log(2 * np.pi))
+    np.testing.assert_allclose(found.value, expected, rtol=1e-9)
+
+
 def test_coding_rates_match_determinants(scores):
     h = cloud() - cloud().mean(0)
     rate = lambda z: np.linalg.slogdet(np.eye(5) + z.T @ z / (len(z) * 1e-4))[1] / 2

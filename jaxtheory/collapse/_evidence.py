@@ -19,8 +19,9 @@ class LogEvidence(NamedTuple):
 
     Attributes:
         value: Mean over classes of ``log p(y_k | features, alpha_k, beta_k) / n``.
-        weight_precision: ``alpha_k``, in squared units of the features; NaN for
-            a class without examples, as the next. Shape ``[k]``.
+        weight_precision: ``alpha_k``, in squared units of the features; infinite where
+            weights of zero are best, because the features say nothing of the class. NaN
+            for a class without examples, as the next. Shape ``[k]``.
         noise_precision: ``beta_k``. Shape ``[k]``.
         converged: Whether the fixed point was reached for every class. It is not where
             features fit the labels exactly: the evidence has no maximum then.
@@ -147,11 +148,17 @@ def _maximise(squares, total, dimension, along, length):
         change = jnp.abs(jnp.log(alpha / beta / ratio))
         return alpha / beta, change, count + 1
 
-    tolerance = 16 * epsilon
-    going = lambda state: (state[1] > tolerance) & (state[2] < _MAX_STEPS)
+    # So large a ratio leaves weights of zero, whose evidence is the limit.
+    most = jnp.max(squares) / epsilon
+
+    def going(state):
+        ratio, change, count = state
+        return (change > 16 * epsilon) & (ratio < most) & (count < _MAX_STEPS)
+
     start = (jnp.ones_like(length), jnp.full_like(length, jnp.inf), 0)
     ratio, change, _ = jax.lax.while_loop(going, step, start)
-    alpha, beta, norm, residual = precisions(ratio)
+    silent = ratio >= most
+    alpha, beta, norm, residual = precisions(jnp.minimum(ratio, most))
     # The determinant has a factor alpha for every direction without a singular value.
     rest = dimension - squares.size
     log_determinant = jnp.sum(jnp.log(alpha + beta * squares)) + rest * jnp.log(alpha)
@@ -165,4 +172,5 @@ def _maximise(squares, total, dimension, along, length):
     )
     # A change of a thousandth of the ratio moves the maximum by a millionth.
     exact = residual > 4 * epsilon * length
-    return value / total, alpha, beta, (change < 1e-3) & exact
+    alpha = jnp.where(silent, jnp.inf, alpha)
+    return value / total, alpha, beta, ((change < 1e-3) | silent) & exact

@@ -20,7 +20,8 @@ class CollapseTerms(NamedTuple):
     Attributes:
         feature_rank: Nuclear norm of the features in the ``K - 1`` discriminant
             directions, ``K`` the classes that occur, in units where classes have
-            covariance 1 there.
+            covariance 1 there. Where classes have no variance in a direction it says
+            how small rounding is.
         nearest_centre: Mean posterior probability of the true class.
         variability: Logarithm of the sum over classes of the nuclear norm of the
             posterior probabilities of their examples; lower is more collapsed.
