@@ -25,6 +25,7 @@ from jaxtheory.collapse._frames import FrameGeometry as FrameGeometry
 from jaxtheory.collapse._geometric_complexity import (
     geometric_complexity as geometric_complexity,
 )
+from jaxtheory.collapse._gram import nc1_ratio_from_gram as nc1_ratio_from_gram
 from jaxtheory.collapse._imbalance import FrameDistances as FrameDistances
 from jaxtheory.collapse._imbalance import ImbalanceStatistics as ImbalanceStatistics
 from jaxtheory.collapse._imbalance import imbalance_statistics as imbalance_statistics
