@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Integer, Real
 
+from jaxtheory._types import KeyArray
 from jaxtheory.batching import (
     check_count,
     check_examples,
@@ -79,7 +80,7 @@ def local_elasticity(
         0.750 5.000
 
     References:
-        He & Su 2020, arXiv:1910.06943, section 2 (both forms).
+        He & Su 2020, arXiv:1910.06943 (relative and kernel similarity).
     """
     _check_square("gram", gram)
     check_examples(gram=gram, labels=labels)
@@ -120,7 +121,7 @@ def elasticity_of_changes(
         2.000 [True, True, False]
 
     References:
-        He & Su 2020, arXiv:1910.06943, eq. 1.
+        He & Su 2020, arXiv:1910.06943 (relative similarity).
     """
     _check_square("changes", changes)
     check_examples(changes=changes, labels=labels)
@@ -213,7 +214,7 @@ def locally_elastic_sde(
     num_steps: int,
     record_every: int = 1,
     num_classes: int | None = None,
-    key: jax.Array,
+    key: KeyArray,
 ) -> LocallyElasticPath:
     """Simulate features under locally elastic training, in the isotropic model.
 
@@ -270,8 +271,8 @@ def locally_elastic_sde(
         (True, True)
 
     References:
-        Zhang, Wang & Su 2021, arXiv:2110.05960, section 2 (the isotropic model) and
-        theorem 2.1 (separability). The rates are derived here.
+        Zhang, Wang & Su 2021, arXiv:2110.05960 (the isotropic model and its
+        separability). The rates are derived here.
     """
     check_features(features)
     if jnp.ndim(features) != 2:

@@ -108,8 +108,8 @@ def multi_label_statistics(
         0.8000 0.0000
 
     References:
-        Li, Wang, Li & Qu 2023, arXiv:2310.15903, section 3 (the geometry; the angle
-        ratio is that of their experiments, there for pairs of tags).
+        Li, Wang, Li & Qu 2023, arXiv:2310.15903 (the geometry; the angle ratio is that
+        of their experiments, there for pairs of tags).
     """
     check_features(features)
     if jnp.ndim(features) != 2:

@@ -80,8 +80,8 @@ def schrodinger_gap(
         1.9589e-05
 
     References:
-        Shi, Su & Jordan 2020, arXiv:2004.06977, theorem 2 (the asymptotics), section 5
-        (the operator).
+        Shi, Su & Jordan 2020, arXiv:2004.06977 (the operator, and the asymptotics of
+        its gap).
     """
     positive = lambda v: 0 < v < np.inf
     must = "a positive, finite number"

@@ -103,8 +103,8 @@ def layer_peeled(
         0.5175 False
 
     References:
-        Fang, He, Long & Su 2021, arXiv:2101.12699, eq. 2 and 3 (the model), section 4
-        (minority collapse).
+        Fang, He, Long & Su 2021, arXiv:2101.12699 (the model, its convex relaxation
+        and minority collapse).
     """
     problem = _check(num_majority, num_minority, feature_energy, weight_energy)
     must = "a finite number of at least 1"
@@ -166,8 +166,8 @@ def layer_peeled_threshold(
         12.192447
 
     References:
-        Fang, He, Long & Su 2021, arXiv:2101.12699, section 4 (existence; the condition
-        is derived here).
+        Fang, He, Long & Su 2021, arXiv:2101.12699 (that there is a threshold; the
+        condition is derived here).
     """
     problem = _check(num_majority, num_minority, feature_energy, weight_energy)
 

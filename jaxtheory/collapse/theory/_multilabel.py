@@ -75,7 +75,7 @@ def pick_all_label_optimum(
         [5.08277, 4.51552]
 
     References:
-        Li, Wang, Li & Qu 2023, arXiv:2310.15903, theorem 1 (the geometry). The two
+        Li, Wang, Li & Qu 2023, arXiv:2310.15903 (the geometry). The two
         equations are derived here.
     """
     k = check_count(num_classes=num_classes, at_least=2)

@@ -66,7 +66,7 @@ def regression_optimum(
         [6.071068, 2.535534]
 
     References:
-        Andriopoulos, Dong, Guo, Zhao & Ross 2024, arXiv:2409.04180, theorem 4.1. The
+        Andriopoulos, Dong, Guo, Zhao & Ross 2024, arXiv:2409.04180, section 4. The
         positive part, for decays so strong that directions are given up, is derived.
     """
     check_concrete(targets=targets)

@@ -50,7 +50,7 @@ def simplex_frame(num_classes: int) -> Geometry:
         [0.75, -0.25, -0.25, -0.25]
 
     References:
-        Papyan, Han & Donoho 2020, arXiv:2008.08186, definition 1.
+        Papyan, Han & Donoho 2020, arXiv:2008.08186.
     """
     k = check_count(num_classes=num_classes, at_least=2)
     frame = np.eye(k) - 1 / k
@@ -89,8 +89,8 @@ def simplex_encoded_labels(class_counts: ClassCounts) -> Geometry:
         [0.07945, -0.45899]
 
     References:
-        Thrampoulidis, Kini, Vakilian & Behnia 2022, arXiv:2208.05512, definition 2 and
-        theorem 1.
+        Thrampoulidis, Kini, Vakilian & Behnia 2022, arXiv:2208.05512 (the SELI
+        geometry, for any class sizes).
     """
     counts = check_class_counts(class_counts)
     roots = np.sqrt(counts)
@@ -129,7 +129,7 @@ def general_orthogonal_frame(
         [[1.0, 0.0], [0.0, 0.0]]
 
     References:
-        Dang et al. 2023, arXiv:2301.00437, theorem 4.1 (one layer).
+        Dang et al. 2023, arXiv:2301.00437 (one layer of weights, no bias).
     """
     counts = check_class_counts(class_counts)
     check_number("regularization", regularization, lambda v: v >= 0, "a number >= 0")

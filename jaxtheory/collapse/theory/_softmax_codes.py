@@ -59,7 +59,8 @@ def softmax_code_margin(num_classes: int, num_features: int) -> float | None:
         (1.0, None)
 
     References:
-        Jiang et al. 2023, arXiv:2310.05351, theorem 3.3 and section 3.1.
+        Jiang et al. 2023, arXiv:2310.05351 (where simplex and orthoplex are
+        the codes).
     """
     k = check_count(num_classes=num_classes, at_least=2)
     d = check_count(num_features=num_features)
@@ -117,7 +118,7 @@ def softmax_code(
         1.000
 
     References:
-        Jiang et al. 2023, arXiv:2310.05351, eq. 8 (the code), theorem 3.1 (HardMax).
+        Jiang et al. 2023, arXiv:2310.05351 (softmax codes, the HardMax problem).
     """
     k = check_count(num_classes=num_classes, at_least=2)
     d = check_count(num_features=num_features)
