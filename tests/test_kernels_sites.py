@@ -389,9 +389,9 @@ def test_factors_freeze_and_weigh_parameter_arrays():
 def test_a_scale_is_a_diagonal_of_the_parameter_space():
     """Zero freezes: the kernel is that of the model with the array in a closure."""
     apply_fn, params, x = make("recurrent")
-    rest = {"x": params["x"], "v": params["v"]}
+    rest = {name: a for name, a in params.items() if name != "h"}
     frozen = lambda p, x: apply_fn({**p, "h": params["h"]}, x)
-    scale = {"x": 1.0, "v": 1.0, "h": 0.0}
+    scale = {name: float(name != "h") for name in params}
     found = kernels.empirical_ntk(apply_fn, params, x, param_scale=scale)
     expected = kernels.empirical_ntk(frozen, rest, x, method="jacobian")
     assert_close(found, np.asarray(expected, np.float64), 1e-5)

@@ -5,6 +5,12 @@ from jaxtheory.collapse import theory as theory
 from jaxtheory.collapse._batches import (
     statistics_from_batches as statistics_from_batches,
 )
+from jaxtheory.collapse._classifier import OutlierOrthogonality as OutlierOrthogonality
+from jaxtheory.collapse._classifier import SquaredErrorSplit as SquaredErrorSplit
+from jaxtheory.collapse._classifier import (
+    outlier_orthogonality as outlier_orthogonality,
+)
+from jaxtheory.collapse._classifier import squared_error_split as squared_error_split
 from jaxtheory.collapse._depth import effective_depth as effective_depth
 from jaxtheory.collapse._depth import suggest_depth as suggest_depth
 from jaxtheory.collapse._design import classifier_frame as classifier_frame
@@ -64,6 +70,8 @@ from jaxtheory.collapse._ncti import (
 )
 from jaxtheory.collapse._next_token import next_token_law as next_token_law
 from jaxtheory.collapse._next_token import prediction_residual as prediction_residual
+from jaxtheory.collapse._ranks import EffectiveRanks as EffectiveRanks
+from jaxtheory.collapse._ranks import effective_ranks as effective_ranks
 from jaxtheory.collapse._record import CollapseStatistics as CollapseStatistics
 from jaxtheory.collapse._regression import RegressionStatistics as RegressionStatistics
 from jaxtheory.collapse._regression import (
