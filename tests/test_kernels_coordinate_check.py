@@ -152,5 +152,5 @@ def test_bad_input():
     flat = lambda width: ntk(width)._replace(apply_fn=lambda p, x: x[:1, :1])
     with pytest.raises(ValueError, match=r"`family` must return .* a tuple"):
         check(lambda width: tuple(ntk(width)))
-    with pytest.raises(ValueError, match=r"`loss_fn` must return one loss per example"):
+    with pytest.raises(ValueError, match=r"`apply_fn` must return one row of outputs"):
         check(flat, widths=(2, 4), loss_fn=lambda outputs, y: outputs[:, 0])
