@@ -364,6 +364,24 @@ def test_wide_layers_form_no_gradient(outputs):
     assert memory.temp_size_in_bytes < 4 * width * width
 
 
+def test_many_examples_in_two_halves(x64):
+    """An odd number, all outputs and layers, against the Jacobian taken at once."""
+    params = normals(11, a=(6, 5), b=(1, 5), c=(5, 2))
+    model = lambda p, x: jnp.tanh(x @ p["a"] + p["b"]) @ p["c"]
+    x = jax.random.normal(jax.random.key(12), (17, 6))
+    params, x = double((params, x))
+    plan = _plan.make(model, params, x, method="sites", outputs="full", chunks=(17, 17))
+    assert plan.in_halves
+    layers = oracle(model, params, x)
+    found = kernels.empirical_ntk(model, params, x, outputs="full", per_layer=True)
+    for kernel, layer in zip(jax.tree.leaves(found), layers, strict=True):
+        np.testing.assert_allclose(kernel, layer, rtol=0, atol=1e-13 * layer.max())
+        symmetric = np.transpose(kernel, (1, 0, 3, 2))
+        np.testing.assert_array_equal(kernel, symmetric)
+    trace = kernels.empirical_ntk(model, params, x, method="sites")
+    np.testing.assert_allclose(trace, np.einsum("ijkk->ij", sum(layers)), rtol=1e-12)
+
+
 def test_factors_freeze_and_weigh_parameter_arrays():
     apply_fn, params, x = make("shared")
     layers = dict(zip(sorted(params), oracle(apply_fn, params, x), strict=True))

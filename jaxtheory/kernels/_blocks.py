@@ -20,6 +20,7 @@ def blocks(
     batch_size: int | None,
     lanes: int,
     sharding: jax.sharding.Sharding | None,
+    in_halves: bool = False,
 ) -> PyTree[Array]:
     """Evaluate a kernel between all examples from features of chunks of them.
 
@@ -32,6 +33,9 @@ def blocks(
         batch_size: Examples in a chunk, of rows and of columns; None takes all.
         lanes: Number of devices over which the rows are sharded.
         sharding: Where the kernels' rows belong (see `row_sharding`), or None.
+        in_halves: Whether the kernel of one set that is taken all at once is put
+            together of three blocks: three quarters of the contraction, and features of
+            half the examples at a time.
 
     Returns:
         The kernels; exactly symmetric where `x2` is None.
@@ -41,7 +45,7 @@ def blocks(
         rows = lambda some: _rectangular(features, contract, some, columns, batch_size)
         kernel = by_lane(rows, x1, lanes)
     elif x2 is None:
-        kernel = _symmetric(features, contract, x1, batch_size)
+        kernel = _symmetric(features, contract, x1, batch_size, in_halves)
     else:
         kernel = _rectangular(features, contract, x1, x2, batch_size)
     # A kernel and its transpose want opposite shardings: say which of them holds.
@@ -107,10 +111,12 @@ def _rectangular(features, contract, x1, x2, batch_size):
     return map_examples(rows, x1, batch_size=batch_size)
 
 
-def _symmetric(features, contract, x, batch_size):
+def _symmetric(features, contract, x, batch_size, in_halves):
     """The kernel of one set, zero in the blocks below the diagonal ones."""
     n = jnp.shape(jax.tree.leaves(x)[0])[0]
     if batch_size is None or batch_size >= n:
+        if in_halves:
+            return _in_halves(features, contract, x, n // 2)
         whole = features(x)
         return contract(whole, whole)
     indexed = (jnp.arange(n), x)
@@ -130,6 +136,22 @@ def _symmetric(features, contract, x, batch_size):
         return _swapped(map_examples(columns, indexed, batch_size=batch_size))
 
     return map_examples(rows, indexed, batch_size=batch_size)
+
+
+def _in_halves(features, contract, x, middle):
+    """The kernel of one set from those of its halves and the one between them."""
+    first = features(jax.tree.map(lambda a: a[:middle], x))
+    second = features(jax.tree.map(lambda a: a[middle:], x))
+
+    def join(upper, beside, lower):
+        below = jnp.zeros_like(jnp.swapaxes(beside, 0, 1))
+        rows = [
+            jnp.concatenate(pair, axis=1) for pair in ((upper, beside), (below, lower))
+        ]
+        return jnp.concatenate(rows, axis=0)
+
+    blocks = contract(first, first), contract(first, second), contract(second, second)
+    return jax.tree.map(join, *blocks)
 
 
 def _swapped(kernels):

@@ -206,6 +206,7 @@ def _empirical_ntk(apply_fn, params, x1, x2, scales, settings):
         batch_size=settings.batch_size,
         lanes=settings.lanes,
         sharding=settings.sharding,
+        in_halves=plan.in_halves,
     )
     if settings.per_layer:
         return jax.tree.unflatten(structure, kernels)
