@@ -32,7 +32,8 @@ class Plan(NamedTuple):
         vector_products: Whether the Jacobian of the rows is never formed, but
             multiplied with that of the columns.
         in_halves: Whether contractions cost enough for a symmetric kernel to be put
-            together of blocks, though each reads the parameters again.
+            together of blocks, though each reads the parameters again, and the program
+            is short enough.
     """
 
     program: core.ClosedJaxpr
@@ -50,7 +51,8 @@ class Plan(NamedTuple):
 # Examples from which on a symmetric kernel is put together of blocks, and the share of
 # contractions in the cost of the backward passes: below, reading parameters twice costs
 # more than the blocks save (measured: 0.02 loses 14 %, 0.4 and above gain 10 to 20).
-_HALVED, _SHARE = 16, 0.1
+# Programs of more groups than the last number take too long to compile twice.
+_HALVED, _SHARE, _GROUPS = 16, 0.1, 16
 
 
 def make(
@@ -135,13 +137,14 @@ def _structured(nothing, args, outputs, chunks):
         for group, costs in zip(groups, ways, strict=True):
             best = min(costs, key=lambda way: costs[way])
             (gram if best == "gram" else form).append(group)
+    is_short = len(gram) + len(form) <= _GROUPS
     used = {member.place for group in (*gram, *form) for member in group.members}
     plan = nothing._replace(
         sites={place: site for place, site in sites.items() if place in used},
         gram=tuple(gram),
         form=tuple(form),
         jacobian=tuple(jacobian),
-        in_halves=n1 >= _HALVED and total - backward > _SHARE * backward,
+        in_halves=n1 >= _HALVED and is_short and total > (1 + _SHARE) * backward,
     )
     return plan, total
 
