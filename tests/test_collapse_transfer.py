@@ -57,6 +57,20 @@ def test_balanced_probe_error_is_the_index(x64):
     np.testing.assert_allclose(found.h_score, 2 * (1 - index), rtol=1e-10)
 
 
+def test_a_small_direction_of_many_examples_counts():
+    labels = np.repeat([0, 1], 3_000)
+    large = np.cos(np.arange(6_000) * np.pi)
+    features = np.stack([large, 1e-4 * labels], 1).astype(np.float32)
+    found = transfer_scores(jnp.asarray(features), jnp.asarray(labels))
+    np.testing.assert_allclose(found.h_score, 1, rtol=1e-3)
+    np.testing.assert_allclose(found.variability_collapse_index, 0, atol=1e-3)
+
+
+def test_no_difference_has_no_index():
+    found = transfer_scores(jnp.ones((30, 5)), jnp.asarray(LABELS))
+    assert np.isnan(found.variability_collapse_index)
+
+
 def test_only_nc1_ratio_changes_under_a_linear_map(scores, x64):
     mixed = cloud() @ np.random.default_rng(4).normal(size=(5, 5))
     found = transfer_scores(jnp.asarray(mixed), jnp.asarray(LABELS))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from jaxtheory.collapse._moments import ClassMoments, class_moments
+from jaxtheory.collapse._moments import ClassMoments, class_moments, rounding_of
 
 _matmul = partial(jnp.matmul, precision="highest")
 
@@ -65,10 +65,8 @@ def project(
     rows = moments.residuals + (moments.means - centre)[moments.labels]
     rows = jnp.where(moments.used[:, None], rows, 0)
     left, values, right = jnp.linalg.svd(rows, full_matrices=False)
-    epsilon = jnp.finfo(dtype).eps
-    cutoff = epsilon * (max(rows.shape) * values[0])
-    cutoff = jnp.maximum(cutoff, epsilon * jnp.sqrt(total) * moments.resolution)
-    keep = values > cutoff
+    root = jnp.sqrt(total)
+    keep = values > root * rounding_of(values[0] / root, moments.resolution)
     left, values = jnp.where(keep[None, :], left, 0), jnp.where(keep, values, 0)
     member = moments.labels[None, :] == jnp.arange(num_classes)[:, None]
     member = (member & moments.used[None, :]).astype(dtype)
@@ -99,6 +97,22 @@ def explained_classes(projection: Projection) -> Float[Array, ""]:
     """
     squares = jnp.sum(jnp.square(projection.sums), axis=1)
     return jnp.sum(squares / jnp.maximum(projection.counts, 1))
+
+
+def variability_collapse(projection: Projection, num_features: int) -> Float[Array, ""]:
+    """``1 - tr(Sigma_T^+ Sigma_B) / min(d, K - 1)`` with ``K`` classes that occur.
+
+    Args:
+        projection: Of the features.
+        num_features: Their number ``d``.
+
+    Returns:
+        The index, in ``[0, 1]``; NaN where all features are equal.
+    """
+    classes = jnp.sum(projection.counts > 0)
+    most = jnp.minimum(num_features, jnp.maximum(classes - 1, 1))
+    index = jnp.clip(1 - explained_classes(projection) / most, 0, 1)
+    return jnp.where(projection.values[0] > 0, index, jnp.nan)
 
 
 def uncentred(

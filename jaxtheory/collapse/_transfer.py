@@ -13,7 +13,12 @@ from jaxtheory.batching import check_examples, check_number
 from jaxtheory.collapse._evidence import evidence_of
 from jaxtheory.collapse._moments import check_features, check_labels
 from jaxtheory.collapse._ncti import CollapseTerms, collapse_terms
-from jaxtheory.collapse._projection import Projection, explained_classes, project
+from jaxtheory.collapse._projection import (
+    Projection,
+    explained_classes,
+    project,
+    variability_collapse,
+)
 from jaxtheory.collapse._separation import LayerNames, check_layers
 
 _matmul = partial(jnp.matmul, precision="highest")
@@ -27,7 +32,8 @@ class TransferScores(NamedTuple):
 
     Attributes:
         variability_collapse_index: ``VCI = 1 - tr(Sigma_T^+ Sigma_B) / min(d, K-1)``
-            with classes weighted by their examples; lower is better.
+            with classes weighted by their examples; lower is better. NaN where all
+            features are equal.
         h_score: ``tr(Sigma_T^+ Sigma_B)``; ``(K-1) (1 - VCI)`` where ``d >= K-1``.
         log_evidence: LogME; see `log_evidence`.
         trans_rate: ``R(Z) - sum_k (n_k/n) R(Z_k)``, ``R(Z) = 1/2 log det(I + Z^T Z /
@@ -176,15 +182,12 @@ def _largest_class(labels, num_classes):
 def _scores(features, labels, distortion, num_classes, largest):
     """`transfer_scores`, of checked arguments."""
     projection = project(features, labels, num_classes)
-    occurring = jnp.sum(projection.counts > 0)
     dimension = features[0].size
-    explained = explained_classes(projection)
-    most = jnp.minimum(dimension, jnp.maximum(occurring - 1, 1))
     rows, used = _class_rows(projection, num_classes, largest)
     evidence = evidence_of(projection, dimension)
     return TransferScores(
-        variability_collapse_index=1 - explained / most,
-        h_score=explained,
+        variability_collapse_index=variability_collapse(projection, dimension),
+        h_score=explained_classes(projection),
         log_evidence=evidence.value,
         trans_rate=_trans_rate(projection, rows, used, distortion),
         collapse_terms=collapse_terms(projection, rows, used),

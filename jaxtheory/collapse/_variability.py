@@ -9,12 +9,8 @@ from jaxtyping import Array, Float, Integer
 
 from jaxtheory.batching import check_batch_size, check_examples, num_shards
 from jaxtheory.collapse._accumulator import finalize, of_examples
-from jaxtheory.collapse._moments import (
-    check_feature_matrix,
-    check_labels,
-    class_moments,
-    rounding_of,
-)
+from jaxtheory.collapse._moments import check_feature_matrix, check_labels
+from jaxtheory.collapse._projection import project, variability_collapse
 from jaxtheory.collapse._record import check_word
 from jaxtheory.collapse._second_pass import (
     directional_variances,
@@ -23,8 +19,6 @@ from jaxtheory.collapse._second_pass import (
     reference,
     second_pass_over,
 )
-
-_matmul = partial(jnp.matmul, precision="highest")
 
 
 class CDNV(NamedTuple):
@@ -183,21 +177,5 @@ def variability_collapse_index(
 
 @partial(jax.jit, static_argnums=2)
 def _index(features, labels, num_classes):
-    moments = class_moments(jnp.asarray(features), jnp.asarray(labels), num_classes)
-    dtype = moments.means.dtype
-    counts = moments.counts.astype(dtype)
-    total = jnp.maximum(jnp.sum(counts), 1)
-    centre = _matmul(counts, moments.means) / total
-    rows = moments.residuals + (moments.means - centre[None, :])[moments.labels]
-    rows = jnp.where(moments.used[:, None], rows, 0)
-    left, values, _ = jnp.linalg.svd(rows, full_matrices=False)
-    root = jnp.sqrt(total)
-    keep = values > root * rounding_of(values[0] / root, moments.resolution)
-    basis = jnp.where(keep[None, :], left, 0)
-    member = moments.labels[None, :] == jnp.arange(num_classes)[:, None]
-    sums = _matmul((member & moments.used[None, :]).astype(dtype), basis)
-    explained = jnp.sum(jnp.square(sums) / jnp.maximum(counts, 1)[:, None])
-    classes = jnp.sum(moments.counts > 0)
-    most = jnp.minimum(rows.shape[1], jnp.maximum(classes - 1, 1))
-    index = jnp.clip(1 - explained / most, 0, 1)
-    return jnp.where(keep[0], index, jnp.nan)
+    projection = project(jnp.asarray(features), jnp.asarray(labels), num_classes)
+    return variability_collapse(projection, features.shape[1])
