@@ -309,6 +309,9 @@ def test_bad_input():
     for wrong in (0.0, -1, np.array([1.0, np.nan])):
         with pytest.raises(ValueError, match="`regularization` must be positive"):
             linalg.effective_dimension(operator, wrong, key=new_key())
+    for wrong in (None, "small"):
+        with pytest.raises(ValueError, match="`regularization` must be a positive nu"):
+            linalg.effective_dimension(operator, wrong, key=new_key())
     with pytest.raises(ValueError, match="must map a space to itself"):
         linalg.spectral_density(
             lx.MatrixLinearOperator(jnp.ones((2, 3))), key=new_key()

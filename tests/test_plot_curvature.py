@@ -140,6 +140,8 @@ def test_sharpness_against_one_threshold_and_against_many():
 
 
 def test_sharpness_refuses(user_land):
+    with pytest.raises(ValueError, match="`steps` must not decrease"):
+        plot.sharpness([5, 0], [1.0, 2.0], 1.0)
     with pytest.raises(ValueError, match="`sharpness` must have one number for each"):
         plot.sharpness([0, 1], [1.0], 1.0)
     with pytest.raises(ValueError, match="`threshold` must have one number for each"):

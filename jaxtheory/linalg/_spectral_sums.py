@@ -89,6 +89,11 @@ def effective_dimension(
     check_key(key)
     # On the host: under `jit`, what JAX computes is traced even from known numbers.
     known = not isinstance(regularization, Tracer)
+    if known and not np.issubdtype(np.asarray(regularization).dtype, np.number):
+        raise ValueError(
+            "`regularization` must be a positive number or an array of them, but was "
+            f"of type {type(regularization).__name__}."
+        )
     if known and not np.all(np.asarray(regularization) > 0):
         raise ValueError(
             "`regularization` must be positive, but has entries that are not. For the "

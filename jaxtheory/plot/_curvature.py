@@ -220,7 +220,7 @@ def sharpness(
     """Draw sharpness during training against what the optimizer can bear.
 
     Args:
-        steps: Training steps, ``[r]``.
+        steps: Training steps, ``[r]``, in order.
         sharpness: Largest eigenvalue there, ``[r]``: of the Hessian, or preconditioned
             as the threshold has it. Where it is not finite nothing is drawn.
         threshold: ``curvature.stability_threshold(...).full_batch``: one number, or one
@@ -231,7 +231,8 @@ def sharpness(
         The axes: first the line of the sharpness, then that of the threshold.
 
     Raises:
-        ValueError: These are not vectors of one length, or no threshold is a number.
+        ValueError: These are not vectors of one length, `steps` decrease, or no
+            threshold is a number.
 
     Example:
         >>> from jaxtheory import plot
@@ -251,6 +252,11 @@ def sharpness(
                 f"`{name}` must have one number for each of the {len(steps_)} steps, "
                 f"but has shape {found.shape}."
             )
+    if np.any(np.diff(steps_) < 0):
+        raise ValueError(
+            "`steps` must not decrease, but do: sort all three by step, or the line "
+            "runs back and the legend's last value is not the last."
+        )
     if np.all(np.isnan(edge)):
         raise ValueError(
             "`threshold` must be a number, or one for each step, but all are NaN. Not "
