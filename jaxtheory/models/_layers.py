@@ -73,7 +73,7 @@ def same_convolution(
     """Stride 1, zero padding to the same size (odd windows), channels last.
 
     A sum of shifted products instead of `jax.lax.conv_general_dilated`: on CPU, XLA
-    runs the gradient of a convolution inside a loop (training is one) some 15 times
+    runs the gradient of a convolution inside a loop (training is one) 15 to 25 times
     slower than outside, and these products at full speed in both.
     """
     height, width = x.shape[1:3]
