@@ -83,7 +83,8 @@ def bezier_curve(
         params_b: Parameters at ``t = 1``, of the same network.
         x: Inputs ``[n, ...]``.
         y: Targets ``[n, ...]``.
-        optimizer: An optax optimizer for the bend. Keep it: another object compiles
+        optimizer: An optax optimizer for the bend that needs gradients alone (no line
+            search: every step has another ``t``). Keep it: another object compiles
             again.
         num_steps: Training steps.
         key: Which ``t``, and which examples.
