@@ -69,7 +69,7 @@ def compare_sets(
     normalize_by_classes: bool = True,
     class_weights: str = "equal",
     cdnv: str = "average",
-    batch_size: int | None = None,
+    batch_size: int | None = 512,
 ) -> dict[str, SetStatistics]:
     """Measure collapse on several sets, with their own means and with one set's.
 

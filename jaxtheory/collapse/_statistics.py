@@ -28,7 +28,7 @@ def statistics(
     normalize_by_classes: bool = True,
     class_weights: str = "equal",
     cdnv: str = "average",
-    batch_size: int | None = None,
+    batch_size: int | None = 512,
 ) -> CollapseStatistics:
     """Measure neural collapse NC1 to NC4 of last-layer features.
 
@@ -60,7 +60,8 @@ def statistics(
             (``1/K``, Zhu et al.) or ``"counts"`` (``n_k/N``, He & Su; then ``Sigma_W +
             Sigma_B`` is the covariance of all examples). Same for balanced classes.
         cdnv: Which of three conventions `cdnv` has, as the function `cdnv` explains.
-        batch_size: Examples to project at a time; None takes all at once.
+        batch_size: Examples at a time, on each device; None takes all at once, which is
+            slower on CPUs.
 
     Returns:
         The statistics, in the precision of the features (at least float32). Where all

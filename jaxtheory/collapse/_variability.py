@@ -48,7 +48,7 @@ def cdnv(
     *,
     convention: str = "average",
     num_classes: int | None = None,
-    batch_size: int | None = None,
+    batch_size: int | None = 512,
 ) -> CDNV:
     """Measure the variance of classes in units of the distance between them.
 
@@ -69,7 +69,8 @@ def cdnv(
         convention: One of the three words.
         num_classes: Number of classes; None takes the largest label plus one. Needed
             where labels are traced.
-        batch_size: Examples to project at a time; None takes all at once.
+        batch_size: Examples at a time, on each device; None takes all at once, which is
+            slower on CPUs.
 
     Returns:
         Means and matrices. A class of one example has variance 0. Examples that are

@@ -4,6 +4,9 @@ Figures of its own it draws in its own style; for yours,
 ``matplotlib.pyplot.rcParams.update(plot.STYLE)``.
 """
 
+from jaxtheory.plot._collapse import class_mean_cosines as class_mean_cosines
+from jaxtheory.plot._collapse import collapse_curves as collapse_curves
+from jaxtheory.plot._collapse import simplex_plane as simplex_plane
 from jaxtheory.plot._comparison import comparison as comparison
 from jaxtheory.plot._curvature import log_spectral_density as log_spectral_density
 from jaxtheory.plot._curvature import sharpness as sharpness
@@ -13,6 +16,8 @@ from jaxtheory.plot._kernel import kernel_spectrum as kernel_spectrum
 from jaxtheory.plot._landscape import slice_1d as slice_1d
 from jaxtheory.plot._landscape import slice_2d as slice_2d
 from jaxtheory.plot._learning_curves import learning_curves as learning_curves
+from jaxtheory.plot._separation import layer_line as layer_line
+from jaxtheory.plot._separation import separation_law as separation_law
 from jaxtheory.plot._style import ACCENT as ACCENT
 from jaxtheory.plot._style import KERNEL as KERNEL
 from jaxtheory.plot._style import NULL as NULL
