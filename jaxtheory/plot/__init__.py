@@ -4,9 +4,9 @@ Figures of its own it draws in its own style; for yours,
 ``matplotlib.pyplot.rcParams.update(plot.STYLE)``.
 """
 
-from jaxtheory.plot._collapse import class_mean_cosines as class_mean_cosines
+from jaxtheory.plot._class_means import class_mean_cosines as class_mean_cosines
+from jaxtheory.plot._class_means import simplex_plane as simplex_plane
 from jaxtheory.plot._collapse import collapse_curves as collapse_curves
-from jaxtheory.plot._collapse import simplex_plane as simplex_plane
 from jaxtheory.plot._comparison import comparison as comparison
 from jaxtheory.plot._curvature import log_spectral_density as log_spectral_density
 from jaxtheory.plot._curvature import sharpness as sharpness

@@ -63,6 +63,16 @@ def drawn_into(ax: Axes | None) -> Axes:
     return ax
 
 
+def beside(ax: Axes) -> None:
+    """Put the legend to the right of axes, where it hides no line.
+
+    Args:
+        ax: The axes.
+    """
+    place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+    ax.legend(**place, handlelength=1.6, borderaxespad=0.2)
+
+
 def vector(name: str, values: Any) -> np.ndarray:
     """Numbers to draw, on the host in double precision.
 
