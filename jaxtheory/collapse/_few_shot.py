@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Integer
 
 from jaxtheory.batching import check_examples
+from jaxtheory.collapse._frames import off_diagonal, squared_distances
 from jaxtheory.collapse._moments import check_features, check_labels, class_moments
 
 _matmul = partial(jnp.matmul, precision="highest")
@@ -143,10 +144,8 @@ def _pair_moments(features, labels, num_classes):
     )
     average = lambda rows: _matmul(member.T.astype(means.dtype), rows) / counts
 
-    from_row = lambda row: jnp.sum(jnp.square(means - row[None, :]), axis=1)
-    squares = jax.lax.map(from_row, means)
-    present = moments.counts > 0
-    pairs = present[:, None] & present[None, :] & ~jnp.eye(num_classes, dtype=bool)
+    squares = squared_distances(means)
+    pairs = off_diagonal(moments.counts > 0)
     # Means that differ by rounding coincide.
     epsilon = jnp.finfo(means.dtype).eps
     apart = pairs & (squares > jnp.square(2 * epsilon * moments.resolution))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Integer
 
+from jaxtheory.collapse._frames import off_diagonal, squared_distances
 from jaxtheory.collapse._moments import (
     BetweenClass,
     ClassMoments,
@@ -35,7 +36,7 @@ class LayerStatistics(NamedTuple):
             they are, not centred; NaN where a class mean is zero.
         nc1: ``tr(Sigma_W Sigma_B^+) / K``; see `statistics`.
         cdnv: Mean over pairs ``i < j`` of ``(v_i + v_j) / (2 ||mu_i - mu_j||^2)``;
-            infinite where two means coincide and their classes vary.
+            infinite where two means coincide, to rounding.
         numerical_rank: ``(||A||_* / ||A||_F)^2`` of the matrix ``A`` of centred class
             means, or of centred features: from 1 to the rank, a count of directions by
             how much they carry.
@@ -141,7 +142,7 @@ def _measure(features, labels, num_classes, rank_of):
         jnp.where(separates, within / by_class.trace, jnp.inf),
         _angular_separation(flat, moments, present),
         scatter_ratio(moments, by_class) / occurring,
-        _mean_cdnv(moments, present),
+        _mean_cdnv(moments, by_class),
         _numerical_rank(matrix),
         _nearest_centre_error(moments, by_class),
         by_class.rank,
@@ -157,20 +158,21 @@ def _angular_separation(flat, moments: ClassMoments, present):
     means = moments.means + origin
     directions = means / jnp.linalg.norm(means, axis=1, keepdims=True)
     # Half the squared chord: 1 - cos without cancellation where directions coincide.
-    chords = _squared_distances(directions) / 2
-    return jnp.min(jnp.where(_pairs(present), chords, jnp.inf))
+    chords = squared_distances(directions) / 2
+    return jnp.min(jnp.where(off_diagonal(present), chords, jnp.inf))
 
 
-def _mean_cdnv(moments: ClassMoments, present):
+def _mean_cdnv(moments: ClassMoments, between: BetweenClass):
     """Mean class-distance normalised variance over pairs of classes that occur."""
-    member = moments.labels[:, None] == jnp.arange(present.size)[None, :]
+    member = moments.labels[:, None] == jnp.arange(moments.counts.size)[None, :]
     squares = jnp.sum(jnp.square(moments.residuals), axis=1, keepdims=True)
     variances = jnp.sum(jnp.where(member, squares, 0), axis=0)
     variances = variances / jnp.maximum(moments.counts, 1)
+    distances = squared_distances(between.means)
+    apart = distances > jnp.square(between.rounding)
     sums = variances[:, None] + variances[None, :]
-    ratios = sums / (2 * _squared_distances(moments.means))
-    ratios = jnp.where(sums == 0, 0, ratios)
-    pairs = _pairs(present)
+    ratios = jnp.where(apart, sums / (2 * jnp.where(apart, distances, 1)), jnp.inf)
+    pairs = off_diagonal(moments.counts > 0)
     return jnp.sum(jnp.where(pairs, ratios, 0)) / jnp.sum(pairs)
 
 
@@ -188,21 +190,9 @@ def _nearest_centre_error(moments: ClassMoments, between: BetweenClass):
     # cancels: ||mu_c - mu_y||^2 - 2 r.(mu_c - mu_y).
     products = _matmul(moments.residuals, between.means.T)
     own = jnp.take_along_axis(products, moments.labels[:, None], axis=1)
-    gaps = _squared_distances(between.means)[moments.labels]
+    gaps = squared_distances(between.means)[moments.labels]
     excess = gaps - 2 * (products - own)
     present = (moments.counts > 0)[None, :]
     wrong = jnp.any(present & (excess < 0), axis=1) & moments.used
     total = jnp.maximum(jnp.sum(moments.counts), 1)
     return jnp.sum(wrong, dtype=excess.dtype) / total
-
-
-def _squared_distances(rows):
-    """``||a_i - a_j||^2`` from differences, row by row."""
-    from_row = lambda row: jnp.sum(jnp.square(rows - row[None, :]), axis=1)
-    return jax.lax.map(from_row, rows)
-
-
-def _pairs(present):
-    """Ordered pairs of two different classes that occur."""
-    both = present[:, None] & present[None, :]
-    return both & ~jnp.eye(present.size, dtype=bool)
