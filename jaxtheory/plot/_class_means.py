@@ -6,6 +6,7 @@ from typing import TypeAlias
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from jaxtheory.batching import check_examples
@@ -39,7 +40,7 @@ def class_mean_cosines(
 
     ``mu_G`` is the mean of the class means, every class weighing the same. White is
     ``-1/(K-1)``, which all pairs of a simplex frame have; red is more similar, blue
-    less. The diagonal, always 1, is left empty, and so is the row of a class whose mean
+    less. The diagonal, always 1, is grey, and so is the row of a class whose mean
     is ``mu_G``. The scale ends at the largest difference from white, or at 0.25 where
     that is smaller, so that a collapsed network looks pale.
 
@@ -79,7 +80,8 @@ def class_mean_cosines(
     widest = max(0.25, np.max(differences[np.isfinite(differences)], initial=0.0))
     ax = drawn_into(ax)
     low, high = simplex - widest, simplex + widest
-    image = ax.imshow(cosines, cmap="RdBu_r", vmin=low, vmax=high)
+    colours = colormaps["RdBu_r"].with_extremes(bad="#e0e0e0")
+    image = ax.imshow(cosines, cmap=colours, vmin=low, vmax=high)
     ax.grid(visible=False)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_ticks(range(len(shown)), shown)

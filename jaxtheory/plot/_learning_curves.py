@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from jaxtheory._types import Estimate
 from jaxtheory.kernels import LearningCurve
@@ -18,6 +17,7 @@ from jaxtheory.plot._style import (
     TRAIN,
     check_named,
     drawn_into,
+    label_round_numbers,
     vector,
 )
 
@@ -84,23 +84,12 @@ def learning_curves(
     ax.set_xscale("log")
     ax.set_yscale("log")
     for axis in (ax.xaxis, ax.yaxis):
-        _label_round_numbers(axis)
+        label_round_numbers(axis)
     ax.set_xlabel("training examples $n$")
     with_bars = any(spread.any() for *_, spread in points)
     ax.set_ylabel(f"{metric}, ± 2 standard errors" if with_bars else metric)
     ax.legend(frameon=False)
     return ax
-
-
-def _label_round_numbers(axis):
-    """As many as there is room for: axes may span less than one power of ten."""
-    low, high = axis.get_view_interval()
-    if high > 100 * low:
-        return
-    subs = (1, 2, 5) if high > 5 * low else tuple(range(1, 10))
-    axis.set_major_locator(LogLocator(subs=subs))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _pair(name, pair):

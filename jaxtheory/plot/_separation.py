@@ -17,13 +17,15 @@ from jaxtheory.plot._style import (
     TRAIN,
     check_named,
     drawn_into,
+    label_round_numbers,
     vector,
 )
 
 Number: TypeAlias = Real[ArrayLike, ""] | float
 InputLayer: TypeAlias = Literal["include", "exclude"]
 
-_COLOURS = (TRAIN, TEST, KERNEL, ACCENT, NULL)
+# Of several, the first is what the others are held against.
+_COLOURS = (NULL, TRAIN, TEST, KERNEL, ACCENT)
 _SHORT = 6  # letters of a layer's name that fit under it
 
 
@@ -81,12 +83,12 @@ def separation_law(
     start = _start(input_layer)
     ax = drawn_into(ax)
     for place, (label, law) in enumerate(named.items()):
+        colour = _COLOURS[place % len(_COLOURS)] if len(named) > 1 else TRAIN
         values = _as_many(f"`laws[{label!r}]`", law.values, count)
         text = f"factor {float(law.ratio):.2f} a layer, r = {float(law.pearson_r):.3f}"
         if label in chances:
             text += f", p = {chances[label]:.2g}"
         line = (float(law.log_slope), float(law.log_intercept), text)
-        colour = _COLOURS[place % len(_COLOURS)]
         _draw(ax, values, line, label or "measured", colour, "log", start)
     _finish(ax, first.names, count, "separation fuzziness D")
     return ax
@@ -182,6 +184,8 @@ def _finish(ax, names, count, quantity):
         ax.tick_params("x", rotation=30)
     ax.set_xlabel("layer")
     ax.set_ylabel(quantity)
+    if ax.get_yscale() == "log":
+        label_round_numbers(ax.yaxis)
     ax.legend()
 
 

@@ -5,7 +5,9 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 TRAIN = "#1f5fa8"
 TEST = "#d1762b"
@@ -71,6 +73,21 @@ def beside(ax: Axes) -> None:
     """
     place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
     ax.legend(**place, handlelength=1.6, borderaxespad=0.2)
+
+
+def label_round_numbers(axis: Axis) -> None:
+    """Label a logarithmic axis that may span less than one power of ten.
+
+    Args:
+        axis: The axis, with what it shows drawn; as many labels as there is room for.
+    """
+    low, high = axis.get_view_interval()
+    if high > 100 * low:
+        return
+    subs = (1, 2, 5) if high > 5 * low else tuple(range(1, 10))
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def vector(name: str, values: Any) -> np.ndarray:
