@@ -2,18 +2,21 @@
 
 import re
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from sections_said import NAN, lacks, svg
 
 from jaxtheory.portrait._numbers import compact, percent
 from jaxtheory.portrait.sections import (
     BOUNDS,
+    CLASS_COSINES,
     COLLAPSE,
     NOISE,
     PATH,
     SEPARATION,
+    SIMPLEX_PLANE,
     TRAINING,
-    _separation,
 )
 
 
@@ -147,6 +150,17 @@ def test_collapse(changes, expected, verdict):
     assert first.verdict == verdict
 
 
+def test_collapse_is_drawn_on_both_sets():
+    numbers = collapse()
+    axes = Figure().subplots()
+    COLLAPSE.draw(numbers, axes)
+    drawn = [list(line.get_ydata()) for line in axes.lines[:8]]
+    curves = [
+        numbers[split][f"nc{i}"] for split in ("train", "test") for i in range(1, 5)
+    ]
+    assert drawn == [[max(value, 1e-4) for value in curve] for curve in curves]
+
+
 def test_collapse_on_which_data():
     _, apart = COLLAPSE.findings(collapse())
     assert "0.6, 15 times its training value" in apart.text
@@ -158,50 +172,131 @@ def test_collapse_on_which_data():
     assert len(COLLAPSE.findings(collapse(test=NAN))) == 1
 
 
+# --- class means
+
+
+def class_cosines(means, **changes):
+    means = [list(map(float, mean)) for mean in means]
+    held = {"classes": [0, 1, 4], "means": means, "interpolates": True}
+    return held | {"start": 0.5, "end": 0.05, "test": 0.2} | changes
+
+
+SQUARE = [(0, 1), (1, 0), (-1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected", "verdict"),
+    [
+        ({}, "0.05 away .* 0.5\\) and 0.2 on test data.$", "agrees"),
+        ({"end": 0.3}, "0.3 away .* test data.$", "measured"),
+        ({"end": 0.3, "interpolates": False}, "has not reached zero", "measured"),
+    ],
+)
+def test_class_cosines(changes, expected, verdict):
+    numbers = class_cosines(SQUARE, **changes)
+    (finding,) = CLASS_COSINES.findings(numbers)
+    # Around (0, 1/3): (0, 2/3), (1, -1/3) and (-1, -1/3).
+    pairs = "at cosine -0.50 .* -0.80 \\(classes 1 and 4\\) to -0.32 \\(classes 0 and"
+    assert re.search(pairs, finding.text), finding.text
+    assert re.search(expected, finding.text), finding.text
+    assert finding.verdict == verdict
+    drawn = svg(CLASS_COSINES, numbers)
+    assert drawn.count("-.32") == 4
+    assert drawn.count("-.80") == 2
+    assert CLASS_COSINES.rows(numbers)[0].reference == "0; test 0.2"
+
+
+def test_class_cosines_without_angles():
+    for means in ([(NAN, 1), (1, 0)], [(0, 0), (1, 0), (-1, 0)]):
+        numbers = class_cosines(means) | {"classes": list(range(len(means)))}
+        assert lacks(CLASS_COSINES, numbers)
+        svg(CLASS_COSINES, numbers)
+    assert lacks(CLASS_COSINES, class_cosines(SQUARE, end=NAN))
+
+
+# --- three classes in their plane
+
+
+def simplex_plane(corners, *, spread=0.0, rows=None, scale=1.0):
+    """Two examples a class, `spread` on either side of its corner."""
+    corners = np.asarray(corners, float)
+    aside = np.array([[spread, 0]])
+    points = np.concatenate([corners + aside, corners - aside])
+    split = {"points": (3 + scale * points).tolist(), "labels": [0, 1, 2] * 2}
+    rows = corners if rows is None else np.asarray(rows, float)
+    return {"missing": False, "train": split, "test": split, "rows": rows.tolist()}
+
+
+EVEN = np.array([[0, 1], [-(0.75**0.5), -0.5], [0.75**0.5, -0.5]])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected", "verdict"),
+    [
+        (simplex_plane(EVEN, spread=0.05, scale=7), "by 0.05 of .* 0°, 0°", "agrees"),
+        (simplex_plane(EVEN, spread=0.2), "by 0.2 of its radius", "measured"),
+        (simplex_plane(EVEN, rows=EVEN[[1, 0, 2]]), "120°, 120°, 0°", "measured"),
+        (simplex_plane(EVEN * [1, 3]), "corners are -0.87, -0.87, 0.50 ", "measured"),
+    ],
+)
+def test_simplex_plane(numbers, expected, verdict):
+    (finding,) = SIMPLEX_PLANE.findings(numbers)
+    assert re.search(expected, finding.text), finding.text
+    assert finding.verdict == verdict
+    assert "classifier row" in svg(SIMPLEX_PLANE, numbers)
+    assert SIMPLEX_PLANE.rows(numbers) == []
+
+
+def test_simplex_plane_without_a_plane():
+    for numbers in (simplex_plane(EVEN * [1, 0]), {"missing": True}):
+        assert lacks(SIMPLEX_PLANE, numbers)
+        assert "no plane to draw" in svg(SIMPLEX_PLANE, numbers)
+
+
 # --- separation
 
 
 @pytest.mark.parametrize(
-    ("ratio", "correlation", "variation", "num_drops", "verdict"),
+    ("ratio", "num_drops", "p_value", "verdict"),
     [
-        (0.41, -0.995, 0.12, 4, "agrees"),
-        (0.43, -0.995, 0.45, 4, "measured"),
-        (0.43, -0.995, 0.30, 8, "agrees"),
-        (0.43, -0.995, 0.01, 2, "measured"),
-        (1.2, 0.99, 0.12, 4, "disagrees"),
+        (0.41, 4, 0.012, "agrees"),
+        (0.43, 4, 0.45, "measured"),
+        (0.43, 2, 0.01, "measured"),
+        (1.2, 4, 0.01, "disagrees"),
     ],
 )
-def test_separation(ratio, correlation, variation, num_drops, verdict):
-    law = {"ratio": ratio, "pearson_r": correlation, "drop_variation": variation}
-    law |= _separation._chance(num_drops, variation)
-    numbers = {"final": law | {"r_squared": correlation**2}}
+def test_separation(ratio, num_drops, p_value, verdict):
+    law = {"values": [2.0] * (num_drops + 1), "drop_variation": 0.3}
+    law |= {"ratio": ratio, "pearson_r": -0.995, "r_squared": 0.99}
+    numbers = {"final": law | {"p_value": p_value}}
     (finding,) = SEPARATION.findings(numbers)
-    assert f"says {ratio:.2f} a layer (r = {correlation:.3f}, R² = " in finding.text
-    assert f"R² = {correlation**2:.3f}), " in finding.text
-    assert f"vary by {variation:.2f} of their mean" in finding.text
+    assert f"says {ratio:.2f} a layer (r = -0.995, R² = 0.990). " in finding.text
+    assert f"the {num_drops} vary by 0.30 of their mean" in finding.text
+    assert f"random drops a share of {p_value:.2g} are as equal" in finding.text
     assert finding.verdict == verdict
 
 
-def test_separation_knows_what_chance_does():
-    """Random drops of 4 and 8 layers are below .3 in 17, 4 %."""
-    for num_drops, share in ((4, 0.17), (8, 0.04)):
-        chance = _separation._chance(num_drops, 0.3)
-        assert chance["p_value"] == pytest.approx(share, abs=0.01)
-    assert _separation._chance(2, 0.3)["chance_variation"] == pytest.approx(
-        1 / 3, abs=0.01
-    )
+def test_separation_is_drawn_with_its_fit_and_p_value():
+    values = {"initial": [8.0, 8.0, 8.0, 8.0], "final": [8.0, 4.0, 2.0, 1.0]}
+    layers = ["input", "layer_1", "layer_2", "layer_3"]
+    numbers = {end: {"values": v, "layers": layers} for end, v in values.items()}
+    numbers["final"] |= {"p_value": 0.03}
+    drawn = svg(SEPARATION, numbers)
+    assert "factor 1.00 a layer, r = 0.000<" in drawn
+    assert "factor 0.50 a layer, r = -1.000, p = 0.03<" in drawn
+    assert ">input<" in drawn
 
 
 def test_separation_that_is_not_finite():
     law = {"values": [3.0, NAN, 1.0], "layers": ["input", "layer_1", "layer_2"]}
-    law |= dict.fromkeys(("ratio", "pearson_r", "r_squared", "drop_variation"), NAN)
-    law |= {"log_slope": NAN, "log_intercept": NAN}
+    scalars = ("ratio", "pearson_r", "r_squared", "drop_variation", "p_value")
+    law |= dict.fromkeys(scalars, NAN)
     numbers = {"initial": law, "final": law}
     assert lacks(SEPARATION, numbers)
     assert SEPARATION.rows(numbers) == [
         ("separation ratio a layer", "not finite", "no fit")
     ]
-    assert "fit" not in svg(SEPARATION, numbers)
+    assert "factor" not in svg(SEPARATION, numbers)
 
 
 # --- path

@@ -4,6 +4,7 @@ A new measurement is a new file here and two lines below.
 """
 
 from jaxtheory.portrait.sections._bounds import SECTION as BOUNDS
+from jaxtheory.portrait.sections._class_cosines import SECTION as CLASS_COSINES
 from jaxtheory.portrait.sections._collapse import SECTION as COLLAPSE
 from jaxtheory.portrait.sections._kernel import SECTION as KERNEL
 from jaxtheory.portrait.sections._kernel_evolution import SECTION as KERNEL_EVOLUTION
@@ -13,6 +14,7 @@ from jaxtheory.portrait.sections._noise import SECTION as NOISE
 from jaxtheory.portrait.sections._path import SECTION as PATH
 from jaxtheory.portrait.sections._separation import SECTION as SEPARATION
 from jaxtheory.portrait.sections._sharpness import SECTION as SHARPNESS
+from jaxtheory.portrait.sections._simplex_plane import SECTION as SIMPLEX_PLANE
 from jaxtheory.portrait.sections._spectrum import SECTION as SPECTRUM
 from jaxtheory.portrait.sections._training import SECTION as TRAINING
 
@@ -25,6 +27,8 @@ SECTIONS = (
     KERNEL_EVOLUTION,
     KERNEL_SPECTRUM,
     COLLAPSE,
+    CLASS_COSINES,
+    SIMPLEX_PLANE,
     SEPARATION,
     LANDSCAPE,
     PATH,

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from jaxtheory import collapse, models
-from jaxtheory.plot import ACCENT, KERNEL, TEST, TRAIN
+from jaxtheory import collapse, models, plot
 from jaxtheory.portrait._numbers import compact, only
 from jaxtheory.portrait._section import (
     Finding,
@@ -20,19 +19,23 @@ _NAMES = ("nc1", "nc2", "nc3", "nc4")
 _COLLAPSED = {"nc1": 0.05, "nc2": 0.1, "nc3": 0.1, "nc4": 0.01}
 
 
+def last_features(plan, params, x):
+    """What the classifier acts on, one row for each example."""
+    *_, features = models.features(plan.module, {"params": params}, x).values()
+    return features.reshape(len(x), -1)
+
+
 def record(plan):
-    """NC1 to NC4 of the last hidden layer."""
+    """NC1 to NC4 of the last hidden layer, and the angles of its class means."""
 
     def statistics(params, x, y):
-        variables = {"params": params}
-        *_, features = models.features(plan.module, variables, x).values()
         result = collapse.statistics(
-            features.reshape(len(x), -1),
+            last_features(plan, params, x),
             y,
-            classifier=models.classifier(plan.module, variables),
+            classifier=models.classifier(plan.module, {"params": params}),
             num_classes=plan.num_classes,
         )
-        return {name: getattr(result, name) for name in _NAMES}
+        return {n: getattr(result, n) for n in (*_NAMES, "nc2_equiangular")}
 
     def measure(state):
         return {
@@ -60,17 +63,9 @@ _FALLEN = 0.9
 
 
 def draw(numbers, ax):
-    """The four measures on training data, NC1 on test data."""
-    steps = numbers["steps"]
-    for name, colour in zip(_NAMES, (TRAIN, KERNEL, ACCENT, "#888888"), strict=True):
-        values = np.maximum(numbers["train"][name], 1e-4)
-        ax.plot(steps, values, color=colour, label=f"{name.upper()} train")
-    values = np.maximum(numbers["test"]["nc1"], 1e-4)
-    ax.plot(steps, values, color=TEST, label="NC1 test")
-    ax.set_yscale("log")
-    ax.set_xlabel("step")
-    ax.set_ylabel("0 is collapsed")
-    ax.legend(ncol=2)
+    """The four measures on training and on test data."""
+    splits = (numbers["train"], numbers["test"])
+    plot.collapse_curves(numbers["steps"], *splits, measures=_NAMES, ax=ax)
 
 
 def findings(numbers):

@@ -1,10 +1,11 @@
 """The law of data separation: what each layer contributes."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxtheory import collapse, models
-from jaxtheory.plot import NULL, THEORY, TRAIN
-from jaxtheory.portrait._numbers import compact, only, percent
+from jaxtheory import collapse, models, plot
+from jaxtheory.portrait._numbers import compact, only
 from jaxtheory.portrait._section import (
     Finding,
     Row,
@@ -14,66 +15,43 @@ from jaxtheory.portrait._section import (
     nothing,
 )
 
+_STREAM = 2**30 + 4
 _SIGNIFICANT = 0.05
 _FEWEST_DROPS = 3
+_SCALARS = ("ratio", "pearson_r", "r_squared", "drop_variation")
 
 
 def read(plan, history):
-    """The law before and after training, on training data."""
+    """The law before and after training, on training data, and what chance makes."""
+    key = jax.random.fold_in(plan.key, _STREAM)
+    final = _law(plan, history.state.params)
+    values = jnp.asarray(final["values"])
+    chance = collapse.random_drop_test(values, key=key).drop_variation
     return {
         "initial": _law(plan, history.state.initial_params),
-        "final": _law(plan, history.state.params),
+        "final": final | {"p_value": float(chance.value)},
     }
 
 
 def _law(plan, params):
     layers = models.features(plan.module, {"params": params}, plan.x_train)
     law = collapse.separation_law(layers, plan.y_train, num_classes=plan.num_classes)
-    scalars = (
-        "log_slope",
-        "log_intercept",
-        "ratio",
-        "pearson_r",
-        "r_squared",
-        "drop_variation",
-    )
     return {
         "layers": list(layers),
         "values": only(law.values),
-        **_chance(len(layers) - 1, float(law.drop_variation)),
-        **{name: float(getattr(law, name)) for name in scalars},
-    }
-
-
-def _chance(num_drops, variation):
-    """What drops that are independent and uniform make of the same number of layers.
-
-    A correlation is nearly free, and so is a small variation of few drops.
-    """
-    drops = np.random.default_rng(0).uniform(size=(20_000, num_drops))
-    by_chance = drops.std(axis=1) / drops.mean(axis=1)
-    return {
-        "num_drops": num_drops,
-        "chance_variation": float(np.median(by_chance)),
-        "p_value": float(np.mean(by_chance <= variation)),
+        **{name: float(getattr(law, name)) for name in _SCALARS},
     }
 
 
 def draw(numbers, ax):
-    """Separation of every layer with the fitted line."""
-    final = numbers["final"]
-    index = np.arange(len(final["values"]))
-    ax.plot(index, numbers["initial"]["values"], "o-", color=NULL, label="before")
-    ax.plot(index, final["values"], "o", color=TRAIN, label="after training")
-    if np.isfinite(final["ratio"]):
-        line = np.exp(final["log_intercept"] + final["log_slope"] * index)
-        label = f"fit, factor {final['ratio']:.2f} a layer"
-        ax.plot(index, line, "--", color=THEORY, label=label)
-    ax.set_yscale("log")
-    ax.set_xticks(index, [name.replace("layer_", "") for name in final["layers"]])
-    ax.set_xlabel("layer")
-    ax.set_ylabel("separation fuzziness D")
-    ax.legend()
+    """Separation of every layer with the fitted line, before and after training."""
+    laws = {}
+    for label, name in (("before", "initial"), ("after training", "final")):
+        held = numbers[name]
+        law = collapse.fit_separation_law(jnp.asarray(held["values"]))
+        laws[label] = law._replace(names=held["layers"])
+    p_value = {"after training": numbers["final"]["p_value"]}
+    plot.separation_law(laws, p_value=p_value, ax=ax)
 
 
 def findings(numbers):
@@ -81,19 +59,20 @@ def findings(numbers):
     law = numbers["final"]
     if not np.isfinite(law["ratio"]):
         return [lacking("after training the separation of a layer is not finite")]
+    p_value, num_drops = law["p_value"], len(law["values"]) - 1
     text = (
         "The law of data separation expects every layer to multiply D by the same "
         f"factor; the fit says {law['ratio']:.2f} a layer (r = {law['pearson_r']:.3f}, "
-        f"R² = {law['r_squared']:.3f}), and the {law['num_drops']} drops of log D vary "
-        f"by {law['drop_variation']:.2f} of their mean, where 0 is the exact law and "
-        f"{law['chance_variation']:.2f} the median of random drops, of which "
-        f"{percent(law['p_value'])} are as equal"
+        f"R² = {law['r_squared']:.3f}). A correlation is nearly free, so that what "
+        f"counts is how equal the drops of log D are: the {num_drops} vary by "
+        f"{law['drop_variation']:.2f} of their mean, where 0 is the exact law, and of "
+        f"random drops a share of {p_value:.2g} are as equal"
     )
     if law["ratio"] >= 1:
         return [Finding(text + ": layers do not separate the classes.", "disagrees")]
-    if law["num_drops"] < _FEWEST_DROPS:
+    if num_drops < _FEWEST_DROPS:
         return [Finding(text + ": too few layers to judge.", "measured")]
-    if law["p_value"] < _SIGNIFICANT:
+    if p_value < _SIGNIFICANT:
         return [Finding(text + ": more equal than chance.", "agrees")]
     return [Finding(text + ": not told apart from chance.", "measured")]
 
@@ -101,7 +80,7 @@ def findings(numbers):
 def rows(numbers):
     """The fitted law."""
     law = numbers["final"]
-    fit = f"r {law['pearson_r']:.3f}, drops vary {law['drop_variation']:.2f}"
+    fit = f"r {law['pearson_r']:.3f}, drops p = {law['p_value']:.2g}"
     if not np.isfinite(law["ratio"]):
         fit = "no fit"
     return [Row("separation ratio a layer", compact(law["ratio"]), fit)]
