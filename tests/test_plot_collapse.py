@@ -124,7 +124,7 @@ def test_law_with_its_line_and_p_value():
     expected = np.exp(start + slope * np.arange(5))
     np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-5)
     correlation = np.corrcoef(np.arange(5), np.log(VALUES))[0, 1]
-    text = f"factor {np.exp(slope):.2f} a layer, r = {correlation:.3f}, p = 0.031"
+    text = f"factor {np.exp(slope):.2f}, r = {correlation:.3f}, p = 0.031"
     assert legend(ax) == ["measured", text]
     assert (ax.get_yscale(), ax.get_xlabel()) == ("log", "layer")
 
@@ -165,7 +165,7 @@ def test_line_through_any_measure(scale):
     np.testing.assert_allclose(ax.lines[1].get_ydata(), expected, rtol=1e-5)
     number = f"factor {np.exp(fitted[0]):.2f}"
     number = f"slope {fitted[0]:.3g}" if scale == "linear" else number
-    assert legend(ax)[1].startswith(f"{number} a layer, r = -0.9")
+    assert legend(ax)[1].startswith(f"{number}, r = -0.9")
     assert (ax.get_yscale(), ax.get_ylabel()) == (scale, "angle")
 
 

@@ -272,7 +272,7 @@ def test_separation(ratio, num_drops, p_value, verdict):
     (finding,) = SEPARATION.findings(numbers)
     assert f"says {ratio:.2f} a layer (r = -0.995, R² = 0.990). " in finding.text
     assert f"the {num_drops} vary by 0.30 of their mean" in finding.text
-    assert f"random drops a share of {p_value:.2g} are as equal" in finding.text
+    assert f"of random drops {100 * p_value:.1f} % are as equal" in finding.text
     assert finding.verdict == verdict
 
 
@@ -282,8 +282,8 @@ def test_separation_is_drawn_with_its_fit_and_p_value():
     numbers = {end: {"values": v, "layers": layers} for end, v in values.items()}
     numbers["final"] |= {"p_value": 0.03}
     drawn = svg(SEPARATION, numbers)
-    assert "factor 1.00 a layer, r = 0.000<" in drawn
-    assert "factor 0.50 a layer, r = -1.000, p = 0.03<" in drawn
+    assert "factor 1.00, r = 0.000<" in drawn
+    assert "factor 0.50, r = -1.000, p = 0.03<" in drawn
     assert ">input<" in drawn
 
 

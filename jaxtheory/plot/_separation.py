@@ -38,8 +38,9 @@ def separation_law(
 ) -> Axes:
     """Draw the separation ``D`` of each layer with the fitted line, on a log axis.
 
-    A correlation near -1 is nearly free; what says whether the drops are more equal
-    than chance is the p-value of `collapse.random_drop_test`.
+    The legend has the factor by which a layer multiplies ``D`` and the correlation. One
+    near -1 is nearly free; what says whether the drops of ``log D`` are more equal than
+    chance is the p-value of `collapse.random_drop_test`.
 
     Args:
         laws: What `collapse.separation_law` (or `fit_separation_law`) returned. Several
@@ -64,7 +65,7 @@ def separation_law(
         >>> law = collapse.fit_separation_law(jnp.array([8.0, 4.0, 2.0, 1.0]))
         >>> ax = plot.separation_law(law, p_value=0.03)
         >>> ax.get_legend().get_texts()[1].get_text()
-        'factor 0.50 a layer, r = -1.000, p = 0.03'
+        'factor 0.50, r = -1.000, p = 0.03'
 
     References:
         He & Su, arXiv:2210.17020, figure 1 (such a picture).
@@ -85,7 +86,7 @@ def separation_law(
     for place, (label, law) in enumerate(named.items()):
         colour = _COLOURS[place % len(_COLOURS)] if len(named) > 1 else TRAIN
         values = _as_many(f"`laws[{label!r}]`", law.values, count)
-        text = f"factor {float(law.ratio):.2f} a layer, r = {float(law.pearson_r):.3f}"
+        text = f"factor {float(law.ratio):.2f}, r = {float(law.pearson_r):.3f}"
         if label in chances:
             text += f", p = {chances[label]:.2g}"
         line = (float(law.log_slope), float(law.log_intercept), text)
@@ -129,7 +130,7 @@ def layer_line(
         >>> values = jnp.array([1.0, 0.8, 0.6, 0.4])
         >>> ax = plot.layer_line(values, collapse.fit_layer_line(values))
         >>> ax.get_legend().get_texts()[1].get_text()
-        'slope -0.2 a layer, r = -1.000'
+        'slope -0.2, r = -1.000'
 
     References:
         Wang et al., arXiv:2311.02960, figure 1 (such a picture).
@@ -149,9 +150,9 @@ def layer_line(
         )
     start = _start(input_layer)
     slope, correlation = float(line.slope), float(line.pearson_r)
-    change = f"slope {slope:.3g} a layer"
+    change = f"slope {slope:.3g}"
     if scale == "log":
-        change = f"factor {np.exp(slope):.2f} a layer"
+        change = f"factor {np.exp(slope):.2f}"
     text = f"{change}, r = {correlation:.3f}"
     ax = drawn_into(ax)
     fit = (slope, float(line.intercept), text)

@@ -1,6 +1,7 @@
 """Figures of the portrait: one a section for the page, all together for the picture."""
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,6 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from jaxtheory.plot import STYLE
-
-_COLUMNS = (5, 4, 3)
 
 
 def section_svg(draw: Callable[[Any], None]) -> bytes:
@@ -40,9 +39,8 @@ def overview(
         title: Heading of the picture.
         draws: Title and drawing function of each section.
     """
-    # As few empty places as can be, then as wide as can be.
-    columns = min(_COLUMNS, key=lambda width: -len(draws) % width)
-    columns = min(columns, len(draws))
+    # Nearly square, so that the letters stay legible where the picture is shown small.
+    columns = math.isqrt(len(draws) - 1) + 1
     lines = -(-len(draws) // columns)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.7 * columns, 3.7 * lines), layout="constrained")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtheory import collapse, models, plot
-from jaxtheory.portrait._numbers import compact, only
+from jaxtheory.portrait._numbers import compact, only, percent
 from jaxtheory.portrait._section import (
     Finding,
     Row,
@@ -66,7 +66,7 @@ def findings(numbers):
         f"R² = {law['r_squared']:.3f}). A correlation is nearly free, so that what "
         f"counts is how equal the drops of log D are: the {num_drops} vary by "
         f"{law['drop_variation']:.2f} of their mean, where 0 is the exact law, and of "
-        f"random drops a share of {p_value:.2g} are as equal"
+        f"random drops {percent(p_value)} are as equal"
     )
     if law["ratio"] >= 1:
         return [Finding(text + ": layers do not separate the classes.", "disagrees")]

@@ -31,7 +31,8 @@ def read(plan, history):
         splits[split] = features[kept], np.asarray(y)[kept]
     features, labels = splits["train"]
     weight, _ = models.classifier(plan.module, {"params": params})
-    if not _whole(labels, features):
+    rows = np.asarray(weight, float)[list(_CLASSES)]
+    if not _whole(labels, features) or not np.isfinite(rows).all():
         return {"missing": True}
     corners = _means(features, labels)
     plane = np.linalg.svd(corners - corners.mean(axis=0), full_matrices=False)[2][:2]
@@ -42,7 +43,7 @@ def read(plan, history):
             split: {"points": onto(points), "labels": y.tolist()}
             for split, (points, y) in splits.items()
         },
-        "rows": onto(np.asarray(weight, float)[list(_CLASSES)]),
+        "rows": onto(rows),
     }
 
 
