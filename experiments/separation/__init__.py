@@ -1,0 +1,1 @@
+"""What `separation_law.py` and `progressive_collapse.py` are made of."""
