@@ -45,6 +45,25 @@ print(json.dumps({
     "distances": [matching.distance_before, matching.distance],
 }))
 """
+COLLAPSE_FOUND = """
+import json
+
+print(json.dumps({
+    "nc1": [float(history.records[split].nc1[-1]) for split in ("train", "test")],
+    "nc4": float(history.records["train"].nc4[-1]),
+    "across": float(test.across.nc1),
+    "predicted": [predicted.method, float(predicted.gap)],
+    "distances": [distance.means, distance.classifier],
+    "lengths": [distance.mean_scale, distance.classifier_scale],
+    "objective": [gap.dual, gap.primal],
+    "law": [float(law.pearson_r), float(law.ratio)],
+    "chance": [float(chance.pearson_r.value), float(chance.drop_variation.value)],
+    "bend": [float(low), float(law.quadratic), float(high)],
+    "cosines": [cosines[20], cosines[4]],
+    "best": int(choice.best),
+    "probe": [float(error) for error in errors],
+}))
+"""
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -115,3 +134,34 @@ def test_curvature_notebook_finds_what_it_says(tmp_path):
     assert max(matched, curve) < straight / 2
     before, after = found["distances"]
     assert after < before
+
+
+@pytest.mark.slow
+def test_collapse_notebook_finds_what_it_says(tmp_path):
+    found = _execute("collapse", COLLAPSE_FOUND, tmp_path)
+    train, test = found["nc1"]
+    assert train < 0.05 < test < 0.2
+    assert train < found["across"]
+    assert found["nc4"] == 0
+    method, gap = found["predicted"]
+    assert method == "closed_form"
+    assert abs(gap) < 1e-12
+    assert max(found["distances"]) < 0.4  # of at most 2
+    assert all(0.8 < length < 1.3 for length in found["lengths"])
+    bound, objective = found["objective"]
+    assert 0 < bound < objective < 3 * bound
+    correlation, ratio = found["law"]
+    assert correlation < -0.97
+    assert 0.3 < ratio < 0.7
+    straight, equal = found["chance"]
+    # Drops of chance are as straight more often than as equal.
+    assert equal < straight
+    low, bend, high = found["bend"]
+    assert low < bend < high
+    (mild, mild_optimum), (strong, strong_optimum) = found["cosines"]
+    assert mild < strong
+    assert mild_optimum < strong_optimum
+    for seen, optimal in found["cosines"]:
+        assert abs(seen - optimal) < 0.15
+    probe = found["probe"]
+    assert probe[found["best"]] < min(probe[3:])

@@ -214,7 +214,7 @@ def test_cosines_of_class_means():
     assert high - low == pytest.approx(0.5)  # nearly a simplex: the smallest scale
     assert len(ax.texts) == 12
     bar = ax.figure.axes[-1]
-    assert bar.get_ylabel() == "cosine of class means (line: -0.33, simplex)"
+    assert bar.get_ylabel() == "cosine around the centre (line: -0.33, simplex)"
 
 
 def test_cosines_count_the_classes_that_occur():

@@ -92,7 +92,7 @@ def class_mean_cosines(
         _write(ax, cosines, np.abs(cosines - simplex) > 0.6 * widest)
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.046, pad=0.03)
     bar.ax.axhline(simplex, color=THEORY, lw=1.2)
-    bar.set_label(f"cosine of class means (line: {simplex:.2f}, simplex)")
+    bar.set_label(f"cosine around the centre (line: {simplex:.2f}, simplex)")
     return ax
 
 
