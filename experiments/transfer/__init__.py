@@ -1,0 +1,1 @@
+"""What `experiments.transfer_collapse` is made of."""
