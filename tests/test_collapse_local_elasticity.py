@@ -136,6 +136,13 @@ def test_separable_if_and_only_if_locally_elastic(alpha, beta):
     np.testing.assert_array_equal(path.class_counts, [200] * 3)
 
 
+def test_a_common_mean_that_outgrows_float32_hides_nothing():
+    # Differences of features follow the same equation, whatever the common mean does.
+    near, fast = simulate(START, Y, 1.0, 1.0), simulate(START, Y, 10.0, 10.0)
+    np.testing.assert_allclose(fast.separation[1:], near.separation[1:], rtol=1e-4)
+    assert np.abs(fast.means[-1]).max() > 1e15
+
+
 def test_the_same_shapes_are_traced_once_and_keys_matter():
     first = simulate(START, Y, 1.0, 0.0)
     before = module._simulate._cache_size()

@@ -310,29 +310,40 @@ def _simulate(features, labels, impacts, key, statics):
     member = (labels[:, None] == jnp.arange(num_classes)[None, :]).astype(dtype)
     counts = jnp.sum(member, axis=0)
     averages = member / jnp.maximum(counts, 1)[None, :]
-    means_of = lambda x: _matmul(averages.T, x)
+    means_of = lambda x: _matmul(averages.T, x)  # 0 where a class does not occur
+    occurring = jnp.maximum(jnp.sum(counts > 0), 1).astype(dtype)
 
-    def advance(x, index):
-        means = means_of(x)
-        own = (alpha - beta) * means[labels]
-        drift = (own + beta * jnp.sum(means, axis=0)[None, :]) / num_classes
+    # The mean of the class means grows fastest; beside it, rounding would swallow what
+    # tells the classes apart. So it is carried apart from the features around it.
+    common_rate = (alpha + (occurring - 1) * beta) / occurring
+
+    def recentred(common, x):
+        shift = jnp.sum(means_of(x), axis=0, keepdims=True) / occurring
+        return common + shift, x - shift
+
+    def advance(carry, index):
+        common, x = carry
+        drift = (alpha - beta) / occurring * means_of(x)[labels]
         shock = jax.random.normal(jax.random.fold_in(key, index), x.shape, dtype)
-        return x + step * drift + sigma * jnp.sqrt(step) * shock, None
+        moved = x + step * drift + sigma * jnp.sqrt(step) * shock
+        return recentred((1 + step * common_rate) * common, moved), None
 
-    def between_records(x, record):
-        x = jax.lax.scan(advance, x, record * record_every + jnp.arange(record_every))
-        return x[0], measure(x[0])
+    def between_records(carry, record):
+        indices = record * record_every + jnp.arange(record_every)
+        carry = jax.lax.scan(advance, carry, indices)[0]
+        return carry, measure(*carry)
 
-    def measure(x):
+    def measure(common, x):
         means = means_of(x)
-        centred = means - jnp.mean(means, axis=0, keepdims=True)
-        between = jnp.sqrt(jnp.mean(jnp.sum(jnp.square(centred), axis=1)))
+        between = jnp.sqrt(jnp.sum(jnp.square(means)) / occurring)
         within = jnp.mean(jnp.sum(jnp.square(x - means[labels]), axis=1))
-        return means, between, within
+        return common + means, between, within
 
     x = features.astype(dtype)
-    final, path = jax.lax.scan(between_records, x, jnp.arange(num_records))
-    first = measure(x)
+    start = recentred(jnp.zeros((1, x.shape[1]), dtype), x)
+    (common, x), path = jax.lax.scan(between_records, start, jnp.arange(num_records))
+    final = common + x
+    first = measure(*start)
     means, between, within = (
         jnp.concatenate([a[None], b]) for a, b in zip(first, path, strict=True)
     )
