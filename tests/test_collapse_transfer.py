@@ -107,6 +107,28 @@ def test_evidence_in_single_precision_and_other_units(scores):
         assert found.converged
 
 
+def test_evidence_is_the_larger_of_two_maxima():
+    rng, labels = np.random.default_rng(3), np.arange(200) % 4
+    centres = rng.normal(size=(4, 16))[labels]
+    spread = centres + 0.5 * rng.normal(size=(200, 16))
+    features = (100 + spread / np.arange(1, 17)).astype(np.float32)
+    left, values, _ = np.linalg.svd(features.astype(float), full_matrices=False)
+    ratios = np.geomspace(1e-6, 1e9, 4000)[:, None]  # alpha over beta
+    squares = values**2
+    best = []
+    for c in range(4):
+        target = (labels == c).astype(float)
+        along = (left.T @ target) ** 2
+        outside = target.sum() - along.sum()
+        # The best beta for a ratio is n over what is left.
+        rest = (along * ratios / (squares + ratios)).sum(1) + outside
+        log_beta = np.log(200 / rest)
+        evidence = 200 * (log_beta - 1) - np.log1p(squares / ratios).sum(1)
+        best.append(0.5 * (evidence.max() / 200 - np.log(2 * np.pi)))
+    found = log_evidence(jnp.asarray(features), jnp.asarray(labels))
+    np.testing.assert_allclose(found.value, np.mean(best), rtol=2e-3)
+
+
 def test_features_that_fit_exactly_have_no_largest_evidence():
     labels = jnp.arange(6) % 2
     features = jnp.concatenate([jnp.eye(2)[labels], jnp.zeros((6, 2))], axis=1)

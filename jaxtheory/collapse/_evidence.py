@@ -130,6 +130,18 @@ def _maximise(squares, total, dimension, along, length):
     Returns:
         Evidence over `total`, the two precisions, and whether they are a fixed point.
     """
+    # Evidence over alpha / beta can have two maxima, when features share a large mean
+    # for example. One start lies below both and one above.
+    kept = jnp.where(squares > 0, squares, jnp.inf)
+    starts = jnp.stack([jnp.min(kept), jnp.max(squares)])
+    climb = partial(_climb, squares, total, dimension, along, length)
+    found = jax.vmap(climb)(starts)
+    best = jnp.argmax(found[0])
+    return tuple(numbers[best] for numbers in found)
+
+
+def _climb(squares, total, dimension, along, length, start):
+    """`_maximise` from one ratio of the precisions."""
     epsilon = jnp.finfo(squares.dtype).eps
     outside = jnp.maximum(length - jnp.sum(along), 0)
 
@@ -155,8 +167,8 @@ def _maximise(squares, total, dimension, along, length):
         ratio, change, count = state
         return (change > 16 * epsilon) & (ratio < most) & (count < _MAX_STEPS)
 
-    start = (jnp.ones_like(length), jnp.full_like(length, jnp.inf), 0)
-    ratio, change, _ = jax.lax.while_loop(going, step, start)
+    begin = (start, jnp.full_like(length, jnp.inf), 0)
+    ratio, change, _ = jax.lax.while_loop(going, step, begin)
     silent = ratio >= most
     alpha, beta, norm, residual = precisions(jnp.minimum(ratio, most))
     # The determinant has a factor alpha for every direction without a singular value.
