@@ -83,6 +83,26 @@ def test_law_drops_the_embedding():
     assert whole.log_slope != law.log_slope
 
 
+def test_a_loud_direction_of_many_positions_hides_nothing():
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 4, 40_000)
+    features = rng.normal(size=(40_000, 4))
+    features[:, 0] += tokens
+    features[:, 3] *= 500
+    expected = 1 / (1 + 5 / 4)  # the variance of four equal steps is 5/4
+    found = prediction_residual(
+        jnp.asarray(features, jnp.float32), jnp.asarray(tokens), form="integer"
+    )
+    np.testing.assert_allclose(found, expected, rtol=0.02)
+
+
+def test_features_that_are_all_the_same_explain_nothing():
+    tokens = jnp.arange(1000) % 7
+    for form in ("integer", "one_hot"):
+        found = prediction_residual(jnp.full((1000, 3), 10000.1), tokens, form=form)
+        np.testing.assert_allclose(found, 1, rtol=1e-5)
+
+
 def test_undefined_residuals_are_nan():
     features = jnp.asarray(hidden(0.4))
     same = prediction_residual(features, jnp.zeros((12, 5), int), num_tokens=7)

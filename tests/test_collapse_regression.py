@@ -118,6 +118,13 @@ def test_broken_and_empty_examples_take_no_part():
     assert jnp.isfinite(zero.nrc1)
 
 
+def test_a_small_target_of_many_examples_counts():
+    targets = np.random.default_rng(0).normal(size=(40_000, 2)) * [500, 1]
+    features = targets @ np.random.default_rng(1).normal(size=(2, 3))
+    found = regression_statistics(*single(features, targets))
+    np.testing.assert_allclose(found.nrc1, 0, atol=1e-8)
+
+
 def test_what_has_no_value_is_nan_and_scale_is_free():
     weight, features = optimum(0.2, 0.1)
     weight, h, y = single(weight, features, TARGETS)

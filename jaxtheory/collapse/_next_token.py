@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Integer
 
 from jaxtheory.batching import check_count, check_examples
 from jaxtheory.collapse._law import InputLayer, check_num_layers
-from jaxtheory.collapse._moments import check_features
+from jaxtheory.collapse._moments import check_features, rounding_of
 from jaxtheory.collapse._separation import (
     LayerNames,
     SeparationLaw,
@@ -192,12 +192,16 @@ def _residual(features, tokens, form, num_tokens):
         used &= tokens < num_tokens
     count = jnp.sum(used).astype(dtype)
     rows = jnp.where(used[:, None], features, 0).astype(dtype)
-    mean = jnp.sum(rows, axis=0, keepdims=True) / count
-    rows = jnp.where(used[:, None], rows - mean, 0)
     finite = jnp.all(jnp.isfinite(rows))
     rows = jnp.where(finite, rows, 0)
+    rows = rows / jnp.maximum(jnp.max(jnp.abs(rows)), jnp.finfo(dtype).tiny)
+    length = jnp.linalg.norm(rows)
+    # The second turn takes out the rounding of the first mean, which is a direction.
+    for _ in range(2):
+        mean = jnp.sum(rows, axis=0, keepdims=True) / count
+        rows = jnp.where(used[:, None], rows - mean, 0)
     basis, values, _ = jnp.linalg.svd(rows, full_matrices=False)
-    cutoff = jnp.finfo(dtype).eps * max(rows.shape) * values[0]
+    cutoff = rounding_of(values[0], length)
     basis = basis * (values > cutoff)[None, :]
     if form == "integer":
         targets = jnp.where(used, tokens, 0).astype(dtype)

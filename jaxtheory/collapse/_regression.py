@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Real
 
 from jaxtheory.batching import check_examples
-from jaxtheory.collapse._moments import check_features
+from jaxtheory.collapse._moments import check_features, rounding_of
 
 _matmul = partial(jnp.matmul, precision="highest")
 
@@ -130,7 +130,7 @@ def _regression_statistics(features, targets, weight, centre_features):
     )
     rows = rows / jnp.maximum(jnp.max(jnp.abs(rows)), jnp.finfo(dtype).tiny)
     centred = _centred(rows, used)
-    span = _span(centred)[: targets.shape[1]]
+    span = _span(centred, jnp.linalg.norm(rows))[: targets.shape[1]]
     directions = centred if centre_features else rows
     norms = jnp.linalg.norm(directions, axis=1, keepdims=True)
     directions = directions / jnp.where(norms > 0, norms, 1)
@@ -143,7 +143,7 @@ def _regression_statistics(features, targets, weight, centre_features):
     if weight is not None:
         weight = jnp.asarray(weight, dtype)
         weight = weight / jnp.maximum(jnp.max(jnp.abs(weight)), jnp.finfo(dtype).tiny)
-        nrc2 = away(_span(weight))
+        nrc2 = away(_span(weight, jnp.linalg.norm(weight)))
         unit = jnp.maximum(jnp.max(jnp.abs(y)), jnp.finfo(dtype).tiny)
         y = _centred(y / unit, used) / jnp.sqrt(jnp.sum(used))
         nrc3, shift, num_clipped = _least_distance(_matmul(weight, weight.T), y)
@@ -169,14 +169,14 @@ def _centred(rows, used):
     return jnp.where(varies[None, :], centred, 0)
 
 
-def _span(rows):
+def _span(rows, length):
     """Orthonormal rows that span the given ones, longest direction first.
 
-    Directions that are rounding become zero rows, so that they project nothing.
+    Directions that are rounding, of rows that had the Frobenius norm `length` before
+    they were centred, become zero rows, so that they project nothing.
     """
     _, values, right = jnp.linalg.svd(rows, full_matrices=False)
-    rounding = jnp.finfo(rows.dtype).eps * max(rows.shape) * values[0]
-    return jnp.where((values > rounding)[:, None], right, 0)
+    return jnp.where((values > rounding_of(values[0], length))[:, None], right, 0)
 
 
 def _least_distance(gram, targets):
