@@ -123,6 +123,27 @@ def test_without_noise_the_rates_are_exact():
     np.testing.assert_allclose(path.final, np.asarray(path.means[-1])[Y], rtol=1e-4)
 
 
+def test_classes_that_do_not_occur_have_no_part():
+    features, labels = START[Y < 2] + 5, Y[Y < 2]
+    run = lambda k: locally_elastic_sde(
+        features,
+        labels,
+        intra_class=1.5,
+        inter_class=0.5,
+        noise=0.3,
+        duration=1.0,
+        num_steps=10,
+        num_classes=k,
+        key=jax.random.key(2),
+    )
+    two, three = run(2), run(3)
+    assert np.all(np.isnan(three.means[:, 2]))
+    np.testing.assert_allclose(three.means[:, :2], two.means, rtol=1e-5)
+    np.testing.assert_allclose(three.separation, two.separation, rtol=1e-4)
+    predicted = three.predicted_separation
+    np.testing.assert_allclose(predicted, two.predicted_separation, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("alpha", "beta"), [(1.5, 0.0), (0.9, 0.9), (0.0, 1.5)])
 def test_separable_if_and_only_if_locally_elastic(alpha, beta):
     path = simulate(START, Y, alpha, beta)

@@ -183,7 +183,8 @@ class LocallyElasticPath(NamedTuple):
 
     Attributes:
         times: Times of the records; the first is 0. Shape ``[r]``.
-        means: Class means. Shape ``[r, k, d]``.
+        means: Class means; NaN of a class that does not occur, which nothing else
+            counts. Shape ``[r, k, d]``.
         separation: Root mean square distance of class means from their mean, over the
             root mean square distance of features from their class mean. Shape ``[r]``.
         predicted_separation: Its prediction from the same start without the randomness
@@ -349,10 +350,11 @@ def _simulate(features, labels, impacts, key, statics):
     )
     times = step * record_every * jnp.arange(num_records + 1)
     # Around the mean of its own class, a feature has (1 - 1/n_k) of the variance.
-    free = x.shape[1] * (1 - num_classes / labels.size)
+    free = x.shape[1] * (1 - occurring / labels.size)
     spread = jnp.sqrt(first[2] + sigma**2 * free * times)
-    predicted = first[1] * jnp.exp((alpha - beta) / num_classes * times) / spread
+    predicted = first[1] * jnp.exp((alpha - beta) / occurring * times) / spread
     separation = between / jnp.sqrt(within)
+    means = jnp.where((counts > 0)[None, :, None], means, jnp.nan)
     return LocallyElasticPath(
         times, means, separation, predicted, alpha > beta, final, counts.astype(int)
     )
