@@ -139,6 +139,18 @@ def test_bias_collapse_is_zero_where_the_bias_only_centres():
     np.testing.assert_allclose(found.bias_collapse, 0, atol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1e-12, 1e12])
+def test_classifiers_of_any_size_have_a_geometry(scale):
+    frame = np.eye(K) - 1 / K
+    labels, bias = jnp.arange(2 * K) % K, jnp.full(K, scale, jnp.float32)
+    features = jnp.asarray(frame[labels], jnp.float32)
+    found = measure(features, labels, jnp.asarray(scale * frame, jnp.float32), bias)
+    zero = [found.nc2_classifier, found.nc3, found.nc3_cosine, found.nc3_frame]
+    zero += [found.nc2_classifier_equinorm, found.nc2_classifier_equiangular]
+    np.testing.assert_allclose(zero, 0, atol=1e-6)
+    np.testing.assert_allclose(found.bias_collapse / scale, np.sqrt(K), rtol=1e-5)
+
+
 @pytest.mark.parametrize("origin", ["zero", "global_mean"])
 def test_outlier_orthogonality_against_loops(origin):
     features, labels, _, _ = problem(balanced=False)

@@ -408,6 +408,23 @@ def test_more_classes_than_the_type_of_the_labels_counts(example, dtype):
     assert float(few.nc1) == float(many.nc1)
 
 
+def test_unsigned_labels_of_64_bits(example, x64):
+    labels = jnp.asarray(LABELS, jnp.uint64)
+    found = statistics(jnp.asarray(example[0]), labels, num_classes=4)
+    same = statistics(jnp.asarray(example[0]), labels.astype(int), num_classes=4)
+    np.testing.assert_array_equal(found.class_counts, same.class_counts)
+
+
+def test_ties_are_right_whatever_classes_are_called():
+    features = jnp.array([[0.0], [2.0], [3.0], [3.0]])
+    frame = jnp.array([[-1.0], [1.0]])
+    for labels in ([0, 0, 1, 1], [1, 1, 0, 0]):
+        weight = frame[jnp.array(labels)[::2]]
+        found = measure(features, jnp.array(labels), weight, -2 * weight[:, 0])
+        assert found.nearest_mean_error == 0  # 2 lies in the middle of 1 and 3
+        assert found.nc4 == 0
+
+
 def test_a_classifier_that_is_not_finite_has_no_duality(example):
     features, weight, bias = example
     broken = jnp.asarray(weight).at[0, 0].set(jnp.nan)

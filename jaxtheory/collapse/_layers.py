@@ -39,9 +39,9 @@ class LayerStatistics(NamedTuple):
             infinite where two means coincide, to rounding.
         numerical_rank: ``(||A||_* / ||A||_F)^2`` of the matrix ``A`` of centred class
             means, or of centred features: from 1 to the rank, a count of directions by
-            how much they carry.
-        ncc_error: Share of examples whose nearest class mean is not that of their
-            class. An example as near to its own as to another is right.
+            how much they carry. 0 where there is nothing but rounding.
+        ncc_error: Share of examples that are nearer to another class mean than to that
+            of their class. NaN where all class means coincide.
         ranks: Directions in which class means differ beyond rounding.
         num_left_out: Examples left out of the layer, because a feature is not finite or
             a traced label is out of range. The numbers are those of the others.
@@ -132,11 +132,11 @@ def _measure(features, labels, num_classes, rank_of):
     by_example = between_class(moments, (moments.counts / total).astype(dtype))
     by_class = between_class(moments, (present / occurring).astype(dtype))
     within = jnp.sum(jnp.square(moments.residuals)) / total
-    matrix = by_class.means
+    separates = by_class.rank > 0
+    matrix = jnp.where(separates, by_class.means, 0)
     if rank_of == "features":
         matrix = moments.residuals + by_example.means[moments.labels]
         matrix = jnp.where(moments.used[:, None], matrix, 0)
-    separates = by_class.rank > 0
     return (
         scatter_ratio(moments, by_example),
         jnp.where(separates, within / by_class.trace, jnp.inf),
@@ -144,7 +144,7 @@ def _measure(features, labels, num_classes, rank_of):
         scatter_ratio(moments, by_class) / occurring,
         _mean_cdnv(moments, by_class),
         _numerical_rank(matrix),
-        _nearest_centre_error(moments, by_class),
+        jnp.where(separates, _nearest_centre_error(moments, by_class), jnp.nan),
         by_class.rank,
         moments.num_nonfinite + moments.num_out_of_range,
     )

@@ -268,7 +268,7 @@ def class_moments(
     counts = jnp.sum(member, axis=0)
     total = jnp.maximum(jnp.sum(counts), 1)
 
-    unit = _power_of_two_below(jnp.max(jnp.abs(features)))
+    unit = power_of_two_below(jnp.max(jnp.abs(features)))
     features = features / unit
     resolution = jnp.sqrt(jnp.sum(jnp.square(features)) / total)
     origin = fixed(jnp.sum(features, axis=0) / total)
@@ -295,6 +295,23 @@ def class_moments(
     )
 
 
+def class_indices(labels: Integer[Array, "*n"]) -> Integer[Array, "*n"]:
+    """Labels as signed integers of at least 32 bits.
+
+    The number of classes need not fit into the type of the labels, and an unsigned type
+    has no signed one above it to compare in.
+
+    Args:
+        labels: Class indices, of any integer type.
+
+    Returns:
+        The same numbers; those of ``uint64`` above ``2^63`` are negative, as out of
+        range as before.
+    """
+    wide = jnp.dtype(labels.dtype).itemsize == 8
+    return labels.astype(jnp.int64 if wide else jnp.int32)
+
+
 def usable(
     features: Float[Array, "n d"], labels: Integer[Array, " n"], num_classes: int
 ) -> tuple[Bool[Array, " n"], Bool[Array, " n"], Integer[Array, " n"]]:
@@ -310,8 +327,7 @@ def usable(
         labels with zero in place of one that cannot be used.
     """
     finite = jnp.all(jnp.isfinite(features), axis=1)
-    # The number of classes need not fit into the type of the labels.
-    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
+    labels = class_indices(labels)
     in_range = (labels >= 0) & (labels < num_classes)
     return finite, in_range, jnp.where(finite & in_range, labels, 0)
 
@@ -333,8 +349,15 @@ def fixed(x: Array) -> Array:
     return jax.lax.reduce_precision(x, info.nexp, info.nmant - 2)
 
 
-def _power_of_two_below(largest):
-    """The power of two at or just below `largest`, so that dividing by it is exact."""
+def power_of_two_below(largest: Array) -> Array:
+    """The power of two at or just below `largest`, so that dividing by it is exact.
+
+    Args:
+        largest: A number that is not negative.
+
+    Returns:
+        The power, a constant to derivatives; 1/2 for 0.
+    """
     exponent = jnp.frexp(jax.lax.stop_gradient(largest))[1]
     return jnp.ldexp(jnp.ones((), largest.dtype), exponent - 1)
 

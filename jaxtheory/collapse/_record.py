@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxtheory.collapse._frames import frame_distance, geometry, norm, unit
+from jaxtheory.collapse._moments import power_of_two_below
 from jaxtheory.collapse._second_pass import (
     Reference,
     SecondPass,
@@ -41,7 +42,7 @@ class CollapseStatistics(NamedTuple):
             without a classifier, NaN where `rank` is 0 or ``W`` is not finite.
         nc3_cosine: ``1 - (1/K) sum_k cos(w_k, mu_k - mu_G)``, the per-class form, which
             ignores lengths. None and NaN as `nc3`.
-        nc4: Fraction of examples where ``argmax_k (W h + b)_k`` is not the class whose
+        nc4: Fraction of examples where ``argmax_k (W h + b)_k`` is not a class whose
             mean is nearest to ``h``. A class without examples has no mean to be nearest
             but can be predicted; an example whose outputs are not finite disagrees.
             None and NaN as `nc3`.
@@ -64,8 +65,8 @@ class CollapseStatistics(NamedTuple):
         directional_cdnv: Mean over ordered pairs of ``u^T Sigma_i u / ||mu_i -
             mu_j||^2`` with ``u`` the unit vector from ``mu_i`` to ``mu_j``. Infinite as
             `cdnv`.
-        nearest_mean_error: Fraction of examples whose nearest class mean is not that
-            of their own class.
+        nearest_mean_error: Fraction of examples that are nearer to another class mean
+            than to that of their own class.
         nc2_classifier: Distance of the classifier's rows ``w_k`` (not centred) from a
             simplex frame, as `nc2`. None without a classifier, as all that follow.
         nc2_classifier_equinorm: As `nc2_equinorm`, of the rows.
@@ -215,7 +216,8 @@ def _of_classifier(reference, sums, classifier, defined):
     present, dtype = summary.counts > 0, summary.means.dtype
     total = jnp.maximum(jnp.sum(summary.counts), 1)
     weight = jnp.asarray(classifier[0], dtype)
-    weight = jnp.where(present[:, None], weight, 0)
+    scale = power_of_two_below(jnp.max(jnp.abs(weight)))
+    weight = jnp.where(present[:, None], weight / scale, 0)  # squares stay in range
     directions = unit(between.means, axis=1, rounding=between.rounding)
     cosines = unit(weight, axis=1) * directions
     distance = norm(unit(weight) - unit(between.means))[0, 0]
@@ -229,18 +231,18 @@ def _of_classifier(reference, sums, classifier, defined):
         "nc2_classifier_equinorm": rows.equinorm,
         "nc2_classifier_equiangular": rows.equiangular,
         "nc3_frame": defined(frame_distance(product, present)),
-        "bias_collapse": _bias_collapse(summary, between, weight, classifier[1]),
+        "bias_collapse": _bias_collapse(summary, between, weight, classifier[1], scale),
         "classifier_error": sums.wrong.astype(dtype) / total,
     }
 
 
-def _bias_collapse(summary, between, weight, bias):
-    """``||W mu_G + b||`` over the classes that occur."""
+def _bias_collapse(summary, between, weight, bias, scale):
+    """``||scale W mu_G + b||`` over the classes that occur."""
     present = summary.counts > 0
     # The first class that occurs knows where the centre is.
     row = jnp.argmax(present)
     centre = summary.origin + summary.means[row] - between.means[row]
     outputs = _matmul(weight, centre)
     if bias is not None:
-        outputs = outputs + jnp.asarray(bias, outputs.dtype) / summary.unit
-    return norm(jnp.where(present, outputs, 0))[0] * summary.unit
+        outputs = outputs + jnp.asarray(bias, outputs.dtype) / summary.unit / scale
+    return norm(jnp.where(present, outputs, 0))[0] * summary.unit * scale

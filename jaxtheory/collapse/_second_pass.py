@@ -70,9 +70,9 @@ class SecondPass(NamedTuple):
         gaps: ``sum_i ((h_i - mu_y) . (mu_j - mu_y) / ||mu_j - mu_y||^2)^2`` by class
             and ``j``; zero where the two means coincide. Shape ``[k, k]``.
         gap_shift: The same without the square. Shape ``[k, k]``.
-        far: Examples whose nearest class mean is not that of their class.
-        disagree: Examples where the classifier's class is not that of the nearest
-            class mean; None without a classifier, as `wrong`.
+        far: Examples that are nearer to another class mean than to that of their class.
+        disagree: Examples that are nearer to another class mean than to that of the
+            classifier's class; None without a classifier, as `wrong`.
         wrong: Examples where the classifier's class is not the label.
     """
 
@@ -128,14 +128,15 @@ def second_pass(
     # -||h - mu_k||^2 / 2 up to what all k share, around the example's own class mean.
     closeness = along - reference.squares[labels] / 2
     closeness = jnp.where(present[None, :], closeness, -jnp.inf)
-    nearest = jnp.argmax(closeness, axis=1)
+    closest = jnp.max(closeness, axis=1)
+    closeness_to = lambda which: jnp.take_along_axis(closeness, which[:, None], 1)[:, 0]
     count = lambda which: jnp.sum(used & which)
     disagree = wrong = None
     if classifier is not None:
         outputs = _outputs(classifier, features)
         predicted = jnp.argmax(outputs, axis=1)
         valid = jnp.all(jnp.isfinite(outputs), axis=1)
-        disagree = count(~valid | (predicted != nearest))
+        disagree = count(~valid | (closeness_to(predicted) < closest))
         wrong = count(~valid | (predicted != labels))
     return SecondPass(
         counts=jnp.sum(member, axis=1),
@@ -143,7 +144,7 @@ def second_pass(
         shift=by_class(projected),
         gaps=by_class(jnp.square(gaps)),
         gap_shift=by_class(gaps),
-        far=count(nearest != labels),
+        far=count(closeness_to(labels) < closest),
         disagree=disagree,
         wrong=wrong,
     )
