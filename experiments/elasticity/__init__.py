@@ -1,0 +1,1 @@
+"""What `experiments.local_elasticity` is made of."""
