@@ -72,6 +72,46 @@ def test_collapsed_features_do_not_depend_on_one_example():
     np.testing.assert_array_equal(alike.classifier, np.zeros(30))
 
 
+@pytest.mark.parametrize(
+    ("n", "d", "noise", "ridge"), [(60, 200, 0.05, 1e-5), (120, 16, 0.01, 1e-4)]
+)
+def test_nearly_collapsed_features_and_a_small_ridge(n, d, noise, ridge):
+    """In float64 from inverses; the covariance's condition is up to 1e8."""
+    rng, labels = np.random.default_rng(1), np.arange(n) % 3
+    rows = 3 * np.eye(3, d)[labels] + noise * rng.normal(size=(n, d))
+    rows = rows.astype(np.float32)
+    x = rows.astype(np.float64) - rows.mean(0, dtype=np.float64)
+    y = np.eye(3)[labels] - 1 / 3
+    gram = x.T @ x / n
+    inverse = np.linalg.inv(gram + ridge * np.trace(gram) / d * np.eye(d))
+    weight = inverse @ x.T @ y / n
+    leverage = np.einsum("nd,de,ne->n", x, inverse, x) / n
+    errors = (y - x @ weight) / (1 - leverage)[:, None]
+    moved = np.linalg.norm(x @ inverse, axis=1) * np.linalg.norm(errors, axis=1) / n
+    found = leave_one_out_drift(jnp.asarray(rows), jnp.asarray(labels), ridge=ridge)
+    expected = moved / np.linalg.norm(weight)
+    np.testing.assert_allclose(found.classifier, expected, rtol=2e-3)
+    missed = np.argmax(y - errors + 1 / 3, axis=1) != labels
+    assert float(found.classifier_error) == missed.mean() == 0
+
+
+@pytest.mark.parametrize("offset", [0.0, 20.3])
+def test_coinciding_means_are_infinitely_near(offset):
+    # The last two examples of the first case are at the mean that two classes share.
+    rows = np.array([[0.0], [0.0], [0.0], [0.0], [1.0], [1.0]])
+    if offset:
+        one = np.random.default_rng(0).normal(size=(30, 6))
+        rows = np.concatenate([one, one[::-1], one + 1])
+    labels = np.repeat(np.arange(3), len(rows) // 3)
+    order = np.random.default_rng(1).permutation(len(rows))
+    found = leave_one_out_drift(
+        jnp.asarray(rows[order] + offset, jnp.float32), jnp.asarray(labels[order])
+    )
+    near = labels[order] < 2
+    assert np.isinf(found.class_mean[near]).all()
+    assert np.isfinite(found.class_mean[~near]).all()
+
+
 def test_what_is_left_out_is_counted(features, drift):
     rows = jnp.asarray(np.concatenate([features, [[np.nan] * 5]]), jnp.float32)
     labels = jnp.asarray(np.append(LABELS, 0))

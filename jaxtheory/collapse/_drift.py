@@ -8,7 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Integer
 
 from jaxtheory.batching import check_examples, check_number
-from jaxtheory.collapse._moments import check_features, check_labels, class_moments
+from jaxtheory.collapse._moments import (
+    check_features,
+    check_labels,
+    class_moments,
+    rounding_of,
+)
 
 _matmul = partial(jnp.matmul, precision="highest")
 
@@ -19,7 +24,8 @@ class LeaveOneOutDrift(NamedTuple):
     Attributes:
         class_mean: Distance that the mean of the example's class moves, ``||h_i -
             mu_y|| / (n_y - 1)``, over the distance from ``mu_y`` to the nearest other
-            class mean. Infinite for a class of one example. Shape ``[n]``.
+            class mean. Infinite for a class of one example, and where that distance is
+            0 or a rounding of the features. Shape ``[n]``.
         classifier: Frobenius norm of the change of the ridge classifier over the norm
             of the classifier. Shape ``[n]``.
         nearest_mean_error: Share of examples whose nearest class mean is wrong when
@@ -73,8 +79,8 @@ def leave_one_out_drift(
         ValueError: Shapes or dtypes do not fit, or `ridge` is not positive.
 
     Memory:
-        Three copies of the features, ``4 n k`` numbers and a ``d x d`` matrix; time
-        ``O(n d^2 + d^3)``.
+        Five copies of the features and ``4 n k`` numbers, no ``d x d`` matrix for more
+        features than examples; time ``O(n d min(n, d))``.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -131,7 +137,12 @@ def _mean_drift(moments):
     lengths = jnp.sum(jnp.square(moments.residuals), axis=1)
     alone = counts <= 1
     rest = jnp.where(alone, 1, counts - 1)
-    drift = jnp.sqrt(lengths / nearest[labels]) / rest
+    apart = jnp.sqrt(nearest)
+    # Means that differ by rounding alone are one point, and any move is beyond it.
+    longest = jnp.sqrt(jnp.max(jnp.sum(jnp.square(means), axis=1)))
+    apart = jnp.where(apart > rounding_of(longest, moments.resolution), apart, 0)
+    apart = apart[labels]
+    drift = jnp.sqrt(lengths) / jnp.where(apart == 0, 1, apart) / rest
     # Without the example its own mean is n / (n - 1) times as far away.
     own = lengths * jnp.square(counts / rest)
     along = _matmul(moments.residuals, means.T)
@@ -139,33 +150,41 @@ def _mean_drift(moments):
     away = lengths[:, None] + squares[labels] - 2 * along
     away = jnp.where(others[labels], away, jnp.inf)
     far = alone | (jnp.min(away, axis=1) < own)
-    return jnp.where(alone, jnp.inf, drift), far
+    return jnp.where(alone | (apart == 0), jnp.inf, drift), far
 
 
 def _classifier_drift(moments, ridge, total):
-    """Relative changes of the ridge classifier, and which examples it then misses."""
-    rows = jnp.where(
-        moments.used[:, None], moments.residuals + moments.means[moments.labels], 0
-    )
-    frequencies = moments.counts / total
+    """Relative changes of the ridge classifier, and which examples it then misses.
+
+    From the singular values of the centred features, not from their covariance: that
+    has the square of their condition, and collapsed features a large one.
+    """
+    used = moments.used[:, None]
+    rows = jnp.where(used, moments.residuals + moments.means[moments.labels], 0)
+    rows = rows - jnp.where(used, jnp.sum(rows, axis=0) / total, 0)
+    frequencies = (moments.counts / total).astype(rows.dtype)[None, :]
     onehot = moments.labels[:, None] == jnp.arange(moments.counts.size)[None, :]
-    targets = onehot - frequencies[None, :].astype(rows.dtype)
-    targets = jnp.where(moments.used[:, None], targets, 0)
-    covariance = _matmul(rows.T, rows) / total
-    strength = ridge * jnp.trace(covariance) / covariance.shape[0]
+    targets = jnp.where(used, onehot - frequencies, 0)
+    left, values, _ = jnp.linalg.svd(rows, full_matrices=False)
+    energy = jnp.square(values) / total
+    strength = ridge * jnp.sum(energy) / rows.shape[1]
     # All features alike: nothing to invert, nothing moves.
     strength = jnp.where(strength == 0, 1, strength)
-    factor = jax.scipy.linalg.cho_factor(
-        covariance + strength * jnp.eye(covariance.shape[0], dtype=rows.dtype)
-    )
-    solved = jax.scipy.linalg.cho_solve(factor, rows.T).T  # (C + r I)^-1 x_i
-    weight = _matmul(solved.T, targets) / total
-    leverage = jnp.sum(rows * solved, axis=1) / total
-    left = 1 - leverage
-    errors = (targets - _matmul(rows, weight)) / left[:, None]
-    norms = jnp.linalg.norm(solved, axis=1) * jnp.linalg.norm(errors, axis=1) / total
-    size = jnp.linalg.norm(weight)
-    outputs = targets - errors + frequencies[None, :].astype(rows.dtype)
+    damping = values / (energy + strength)  # of (C + r I)^-1 x_i
+    kept = strength / (energy + strength)  # what the classifier leaves of a target
+    along = _matmul(left.T, targets)
+    size = jnp.linalg.norm(damping[:, None] * along)  # N ||W||
+    errors = _matmul(left, kept[:, None] * along)
+    rest = _matmul(jnp.square(left), kept)  # 1 - a_i, with no difference to cancel
+    if rows.shape[0] > rows.shape[1]:  # there is more than the features span
+        errors = errors + targets - _matmul(left, along)
+        rest = rest + 1 - jnp.sum(jnp.square(left), axis=1)
+    # Rows around their mean are dependent: 1 - a_i >= 1/N, and no target lies along
+    # the constant, which the ridge would keep whole.
+    errors = errors - jnp.where(used, jnp.sum(errors, axis=0) / total, 0)
+    errors = errors / jnp.maximum(rest, 1 / total)[:, None]
+    moved = jnp.linalg.norm(left * damping[None, :], axis=1)
+    moved = moved * jnp.linalg.norm(errors, axis=1) / jnp.where(size == 0, 1, size)
+    outputs = targets - errors + frequencies
     outputs = jnp.where((moments.counts > 0)[None, :], outputs, -jnp.inf)
-    predicted = jnp.argmax(outputs, axis=1)
-    return norms / jnp.where(size == 0, 1, size), predicted != moments.labels
+    return moved, jnp.argmax(outputs, axis=1) != moments.labels
