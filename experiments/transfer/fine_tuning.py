@@ -84,18 +84,8 @@ def _fine_tune(model, variables, mask, task, schedule, key):
     """Any module, with the parameters that a mask marks."""
     marks, structure = jax.tree.flatten(mask)
     one = jax.tree.map(lambda a: a[0], variables["params"])
-    found = _train(
-        model,
-        tuple(marks),
-        structure,
-        schedule,
-        variables,
-        task.x_train,
-        task.y_train,
-        task.x_test,
-        task.y_test,
-        key,
-    )
+    data = (task.x_train, task.y_train, task.x_test, task.y_test)
+    found = _train(model, tuple(marks), structure, schedule, variables, data, key)
     return FineTuned(
         accuracy=np.asarray(found[0]),
         train_accuracy=np.asarray(found[1]),
