@@ -87,6 +87,16 @@ def test_minority_collapse_is_predicted_at_its_threshold():
         np.testing.assert_allclose(lowest, 0.892 if ratio < 1 else 1.0, atol=5e-4)
 
 
+@pytest.mark.parametrize("decay", [1e-10, 1e-8])
+def test_a_large_classifier_needs_no_more_features_than_a_small_one(decay):
+    # Squared row norms near 1e6, and a simplex frame of 10 that 9 features hold.
+    found = predicted_geometry(
+        "cross_entropy", [100] * 10, decay, feature_decay=1e-2, num_features=9
+    )
+    assert found.method == "closed_form"
+    assert found.classifier_norms.max() ** 2 > 1e4
+
+
 def test_features_too_narrow_for_the_closed_form_are_solved():
     frame = predicted_geometry(
         "cross_entropy", [10] * 4, 5e-3, feature_decay=5e-3, num_features=3

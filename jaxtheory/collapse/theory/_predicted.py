@@ -303,7 +303,9 @@ def _closed_form(setting):
     if optimum is None:
         return None
     # Nothing can stop features that are narrower than what they have to span.
-    needed = np.linalg.matrix_rank(optimum.classifier_gram, tol=1e-12, hermitian=True)
+    gram = optimum.classifier_gram
+    largest = np.linalg.norm(gram, 2)
+    needed = np.linalg.matrix_rank(gram, tol=1e-12 * largest, hermitian=True)
     return optimum if needed <= setting.num_features else None
 
 
