@@ -251,6 +251,13 @@ def test_leep_matches_loops():
     np.testing.assert_allclose(found, total, rtol=1e-5)
 
 
+def test_leep_of_a_traced_label_out_of_range_is_not_a_number():
+    score = jax.jit(lambda y: leep(jnp.full((4, 2), 0.5), y, num_classes=2))
+    np.testing.assert_allclose(score(jnp.array([0, 1, 0, 1])), np.log(0.5), rtol=1e-6)
+    for wrong in (-1, 2):
+        assert jnp.isnan(score(jnp.array([0, 1, wrong, 1])))
+
+
 def test_gaussian_leep_tells_clusters_from_a_blur():
     labels = jnp.arange(90) % 3
     noise = jax.random.normal(jax.random.key(0), (90, 4))

@@ -33,10 +33,11 @@ def leep(
             where labels are traced.
 
     Returns:
-        The score, at most 0; higher promises better transfer.
+        The score, at most 0; higher promises better transfer. NaN if a traced label is
+        out of range.
 
     Raises:
-        ValueError: Shapes or dtypes do not fit.
+        ValueError: Shapes or dtypes do not fit, or a concrete label is out of range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -127,7 +128,8 @@ def _leep(assignments, labels, num_classes):
     marginal = jnp.sum(joint, axis=0, keepdims=True)
     conditional = joint / jnp.where(marginal == 0, 1, marginal)
     predicted = jnp.sum(_matmul(assignments, conditional.T) * onehot, axis=1)
-    return jnp.mean(jnp.log(predicted))
+    valid = jnp.all((labels >= 0) & (labels < num_classes))
+    return jnp.where(valid, jnp.mean(jnp.log(predicted)), jnp.nan)
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5))
