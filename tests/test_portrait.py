@@ -172,6 +172,33 @@ def test_numbers_are_those_of_the_run(finished):
     assert 1 - cosine > 1e-4
 
 
+def test_collapse_is_that_of_the_last_hidden_layer(finished):
+    """Against NumPy: angles, the plane of three classes, and drops of chance."""
+    plan, numbers = finished.plan, finished.result.numbers
+    params = {"params": finished.history.state.params}
+    *_, features = plan.module.apply(params, plan.x_train, method="features").values()
+    features, labels = np.asarray(features, float), np.asarray(plan.y_train)
+    means = np.stack([features[labels == c].mean(axis=0) for c in range(10)])
+    centred = means - means.mean(axis=0)
+    units = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    cosines = (units @ units.T)[~np.eye(10, dtype=bool)]
+    away = np.mean(np.abs(cosines + 1 / 9))
+    assert numbers["class_cosines"]["end"] == pytest.approx(away, rel=1e-4)
+    np.testing.assert_allclose(numbers["class_cosines"]["means"], means, atol=1e-5)
+    plane = numbers["simplex_plane"]["train"]
+    points, kept = np.array(plane["points"]), np.array(plane["labels"])
+    assert kept.tolist() == labels[labels < 3].tolist()
+    corners = np.stack([points[kept == c].mean(axis=0) for c in range(3)])
+    sides = lambda p: np.linalg.norm(p - np.roll(p, 1, axis=0), axis=1)
+    np.testing.assert_allclose(sides(corners), sides(means[:3]), rtol=1e-4)
+    law = numbers["separation"]["final"]
+    drops = -np.diff(np.log(law["values"]))
+    random = np.random.default_rng(0).uniform(size=(10_000, len(drops)))
+    variation = lambda d: np.std(d, axis=-1) / np.abs(np.mean(d, axis=-1))
+    share = np.mean(variation(random) <= variation(drops))
+    assert law["p_value"] == pytest.approx(share, abs=0.02)  # 4 sqrt(2) of its errors
+
+
 def test_spectrum_is_that_of_the_hessian_at_both_ends(finished):
     """Against a Lanczos of other code on the loss, and the monitor's own record."""
     plan, history = finished.plan, finished.history
