@@ -210,6 +210,15 @@ def test_p_values_are_uniform_under_the_null_and_small_for_a_law():
     assert jnp.isnan(undefined.pearson_r.value)
 
 
+def test_values_that_rise_evenly_or_stay_are_no_law_of_drops():
+    rising = jnp.exp(0.3 * jnp.arange(7.0))
+    test = jax.vmap(lambda v: random_drop_test(v, key=jax.random.key(0)))
+    found = test(jnp.stack([rising, jnp.ones(7), 1 / rising]))
+    for p in found:
+        np.testing.assert_allclose(p.value[:2], 1, rtol=1e-6)
+        assert p.value[2] < 0.001
+
+
 def test_depth_that_reaches_a_target():
     law = fit_separation_law(jnp.array([8.0, 4.0, 2.0, 1.0]))
     depths = [suggest_depth(law, target) for target in (10.0, 8.0, 1.0, 0.99)]

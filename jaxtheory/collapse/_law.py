@@ -45,7 +45,9 @@ class RandomDropTest(NamedTuple):
 
     Attributes:
         pearson_r: Share of random laws whose correlation is as low or lower.
-        drop_variation: Share of random laws whose drops vary as little or less.
+        drop_variation: Share of random laws whose drops vary as little or less. 1 where
+            the values do not go down from first to last: however evenly they rise, that
+            is no law of drops.
     """
 
     pearson_r: Estimate
@@ -103,7 +105,7 @@ def random_drop_test(
     A high correlation is nearly free, because a sum of positive drops of any kind goes
     down: nine layers with random drops reach -0.98 three times out of four. Neither
     number depends on the scale of the drops. p-values are one-sided, and counted as
-    ``(1 + hits) / (1 + num_samples)``.
+    ``(1 + hits) / (1 + num_samples)``. For a law of rising values, pass ``1 / values``.
 
     Args:
         values: Positive numbers, such as ``D_l``, in network order.
@@ -142,6 +144,9 @@ def _random_drop_test(values, key, num_samples, first):
     logs = -jnp.concatenate([start, jnp.cumsum(drops, axis=1)], axis=1)
     chance = jax.vmap(lambda row: line(row, 0))(logs)
     defined = measured.num_undefined == 0
+    # `line` divides by the mean drop without its sign; only a fall is a law here.
+    falls = values[-1] < values[first]
+    variation = jnp.where(falls, measured.drop_variation, jnp.inf)
 
     def p_value(random, observed):
         hits = jnp.sum(random <= observed, dtype=values.dtype)
@@ -151,7 +156,7 @@ def _random_drop_test(values, key, num_samples, first):
 
     return RandomDropTest(
         p_value(chance.pearson_r, measured.pearson_r),
-        p_value(chance.drop_variation, measured.drop_variation),
+        p_value(chance.drop_variation, variation),
     )
 
 
