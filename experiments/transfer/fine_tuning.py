@@ -99,7 +99,7 @@ def _train(model, marks, structure, schedule, variables, data, key):
     mask = jax.tree.unflatten(structure, marks)
     num_batches = len(x_train) // schedule.batch_size
     rate = optax.cosine_decay_schedule(
-        schedule.learning_rate, schedule.num_epochs * num_batches
+        schedule.learning_rate, max(schedule.num_epochs * num_batches, 1)
     )
     optimizer = collapse.train_only(optax.adam(rate), mask)
     objective = interop.flax.objective(model, cross_entropy)

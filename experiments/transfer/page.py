@@ -218,4 +218,4 @@ def _bars(ax, result):
     ax.axvline(0, color=plot.THEORY, ls=":")
     ax.set_yticks(places, order, fontsize=8)
     ax.set(xlabel="Spearman correlation with probe accuracy", xlim=(-1, 1))
-    ax.legend(loc="lower right")
+    ax.legend(loc="upper left")

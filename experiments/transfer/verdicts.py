@@ -32,7 +32,7 @@ def claims(config: Any, result: Any) -> list[Claim]:
             f"less NC1 collapse on source data, higher accuracy of a probe on new "
             f"classes ({_LI}, v1)",
             negative.value,
-            -1.0,
+            -math.inf,
             0.0,
             error=negative.error,
         ),
@@ -47,7 +47,7 @@ def claims(config: Any, result: Any) -> list[Claim]:
 
 
 def _positive(text, found):
-    return Claim(text, found.value, 0.0, 1.0, error=found.error)
+    return Claim(text, found.value, 0.0, math.inf, error=found.error)
 
 
 def _indices(config, result):
@@ -86,7 +86,7 @@ def _skip(config, result):
                 f"skip-connection fine-tuning trains at least 70 % fewer parameters "
                 f"than full ({_LI}): {name}",
                 share,
-                0.0,
+                -math.inf,
                 0.3,
                 note=f"layer_{layer + 1}",
             ),
@@ -94,7 +94,7 @@ def _skip(config, result):
                 f"and is at most two points less accurate on the new classes: {name}",
                 float(runs.mean()),
                 -0.02,
-                1.0,
+                math.inf,
                 error=error,
             ),
         ]
@@ -115,7 +115,7 @@ def _choice(config, result):
                 f"the layer of best {score} is no worse to probe than the last one",
                 gain.value,
                 0.0,
-                1.0,
+                math.inf,
                 error=gain.error,
                 note=f"mean of {len(result.examined)} targets",
             )
