@@ -87,6 +87,22 @@ def test_minority_of_arbitrary_rows_matches_loops():
     )
 
 
+def test_an_offset_of_the_features_changes_no_angle_of_centred_means():
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(4, 6))[np.asarray(LABELS)] + rng.normal(size=(22, 6))
+    shifted = (features + 1e4).astype(np.float32)
+    found = imbalance_statistics(jnp.asarray(shifted), LABELS)
+    rows = shifted.astype(np.float64)
+    means = np.array([rows[np.asarray(LABELS) == c].mean(0) for c in range(4)])
+    means -= means.mean(0)
+    target = np.eye(4) - 0.25
+    expected = np.linalg.norm(unit(means @ means.T) - unit(target))
+    np.testing.assert_allclose(found.means.etf, expected, rtol=1e-5)
+    a, b = means[2:]
+    cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    np.testing.assert_allclose(found.minority_mean_cosine, cosine, atol=2e-6)
+
+
 def test_a_given_minority_and_one_without_pairs():
     weight = rows_of(FRAMES["etf"].classifier_gram)
     three = imbalance_statistics(

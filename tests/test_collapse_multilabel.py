@@ -58,6 +58,30 @@ def test_matches_loops_over_label_sets(centre):
     np.testing.assert_array_equal(found.set_counts, REPEATS)
 
 
+def test_an_offset_changes_no_centred_composition():
+    features, _ = cloud(offset=1e4)
+    h, y = jnp.asarray(features), jnp.asarray(LABELS)
+    found = multi_label_statistics(h, y, centre=True)
+    expected = oracle(features, LABELS, 2, centre=True)
+    np.testing.assert_allclose([c[1] for c in found[:4]], expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("centre", [False, True])
+def test_gradients_are_finite_and_those_of_differences(x64, centre):
+    features, _ = cloud()
+    kept = ~np.all(HOT[4] == LABELS, axis=1)  # a set that does not occur
+    h, y = jnp.asarray(features[kept], float), jnp.asarray(LABELS[kept])
+
+    def total(h):
+        found = multi_label_statistics(h, y, label_sets=HOT, centre=centre)
+        return sum(jnp.sum(column) for column in found[:4])
+
+    slope = jax.grad(total)(h)
+    along = jnp.asarray(np.random.default_rng(3).normal(size=h.shape))
+    difference = (total(h + 1e-6 * along) - total(h - 1e-6 * along)) / 2e-6
+    np.testing.assert_allclose(jnp.sum(slope * along), difference, rtol=1e-6)
+
+
 def test_single_tags_are_single_label_collapse():
     features, weight = cloud()
     bias = jnp.arange(4.0)

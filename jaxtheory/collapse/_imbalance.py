@@ -8,7 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from jaxtheory.batching import check_examples
-from jaxtheory.collapse._moments import check_features, check_labels
+from jaxtheory.collapse._moments import (
+    check_features,
+    check_labels,
+    class_moments,
+    rounding_of,
+)
 
 _matmul = partial(jnp.matmul, precision="highest")
 
@@ -100,6 +105,9 @@ def imbalance_statistics(
         ValueError: Shapes or dtypes do not fit, or concrete labels are out of range or
             all the same.
 
+    Memory:
+        Three copies of the features and ``n k`` numbers.
+
     Example:
         >>> import jax.numpy as jnp
         >>> labels = jnp.array([0] * 6 + [1] * 6 + [2, 3])
@@ -153,18 +161,8 @@ def _check_rows(name: str, rows: Any, row_shape: tuple[int, ...], num_classes: A
 @partial(jax.jit, static_argnums=(4, 5))
 def _imbalance(features, labels, classifier, minority, num_classes, centre_means):
     """`imbalance_statistics`, of checked arguments."""
-    dtype = jnp.promote_types(features.dtype, jnp.float32)
-    finite = jnp.all(jnp.isfinite(features), axis=1)
-    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
-    in_range = (labels >= 0) & (labels < num_classes)
-    used = finite & in_range
-    member = used[:, None] & (labels[:, None] == jnp.arange(num_classes)[None, :])
-    counts = jnp.sum(member, axis=0)
-    safe = jnp.maximum(counts, 1).astype(dtype)
-    rows = jnp.where(used[:, None], features, 0).astype(dtype)
-    unit = jnp.maximum(jnp.max(jnp.abs(rows)), jnp.finfo(dtype).tiny)
-    means = _matmul(member.astype(dtype).T / safe[:, None], rows / unit)
-
+    moments = class_moments(features, labels, num_classes)
+    counts, dtype = moments.counts, moments.means.dtype
     present = (counts > 0).astype(dtype)
     occurring = jnp.sum(present)
     projector = jnp.diag(present) - present[:, None] * present[None, :] / occurring
@@ -173,7 +171,12 @@ def _imbalance(features, labels, classifier, minority, num_classes, centre_means
     minority = minority & (counts > 0)
     weight_frames, mean_frames = _frames(counts, projector, centre_means)
     if centre_means:
-        means = _centred(projector, means)
+        # Of means relative to a point between them, which keeps what an offset rounds.
+        means = _matmul(projector, moments.means)
+        rounding = rounding_of(jnp.max(jnp.abs(means)), moments.resolution)
+        means = jnp.where(jnp.linalg.norm(means) > rounding, means, 0)
+    else:
+        means = (moments.means + moments.origin[None, :]) * present[:, None]
     distances = minority_cosine = norm_ratio = None
     if classifier is not None:
         weight = jnp.asarray(classifier, dtype) * present[:, None]
@@ -188,17 +191,9 @@ def _imbalance(features, labels, classifier, minority, num_classes, centre_means
         minority_mean_cosine=_mean_cosine(means, minority),
         minority=minority,
         class_counts=counts,
-        num_nonfinite=jnp.sum(~finite),
-        num_out_of_range=jnp.sum(~in_range),
+        num_nonfinite=moments.num_nonfinite,
+        num_out_of_range=moments.num_out_of_range,
     )
-
-
-def _centred(projector, means):
-    """Means around their mean; zero where all that is left is rounding."""
-    size, eps = jnp.max(jnp.abs(means)), jnp.finfo(means.dtype).eps
-    means = _matmul(projector, means)
-    rounding = 8 * eps * size * jnp.sqrt(means.size)
-    return jnp.where(jnp.linalg.norm(means) > rounding, means, 0)
 
 
 def _frames(counts, projector, centre_means):

@@ -10,7 +10,8 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from jaxtheory.batching import check_examples
-from jaxtheory.collapse._moments import check_features
+from jaxtheory.collapse._frames import norm, unit
+from jaxtheory.collapse._moments import check_features, class_moments
 from jaxtheory.collapse._record import CollapseStatistics
 from jaxtheory.collapse._statistics import statistics
 
@@ -166,8 +167,6 @@ def _check_label_sets(labels: Any, label_sets: Any) -> np.ndarray:
 @partial(jax.jit, static_argnums=5)
 def _multi_label(features, labels, sets, classifier, centre, sizes):
     """`multi_label_statistics`, of checked arguments."""
-    dtype = jnp.promote_types(features.dtype, jnp.float32)
-    finite = jnp.all(jnp.isfinite(features), axis=1)
     tagged = jnp.any(labels != 0, axis=1)
     # Two rows of 0 and 1 are equal where as many entries agree as there are.
     signs = (2 * sets - 1).astype(jnp.float32)
@@ -176,13 +175,12 @@ def _multi_label(features, labels, sets, classifier, centre, sizes):
     member = agree & binary[:, None]
     known = jnp.any(member, axis=1)
     index = jnp.where(known, jnp.argmax(member, axis=1), -1)
-    member = (member & finite[:, None]).astype(dtype)
-    counts = jnp.sum(member, axis=0)
-    rows = jnp.where(finite[:, None], features, 0).astype(dtype)
-    unit = jnp.maximum(jnp.max(jnp.abs(rows)), jnp.finfo(dtype).tiny)
-    means = _matmul((member / jnp.maximum(counts, 1)[None, :]).T, rows / unit)
+    # Means relative to a point between them, which keeps what an offset rounds.
+    moments = class_moments(features, index, len(sizes))
+    occurs = moments.counts > 0
+    means = moments.means + jnp.where(centre, 0, moments.origin)[None, :]
     composed = [
-        _composition(means, counts > 0, sets, size, sizes, centre)
+        _composition(means, occurs, sets, size, sizes, centre)
         for size in range(1, max(sizes) + 1)
     ]
     # The classes are the tags, so that the rows of a classifier fit.
@@ -198,8 +196,8 @@ def _multi_label(features, labels, sets, classifier, centre, sizes):
         single=single,
         set_index=index,
         label_sets=sets,
-        set_counts=counts.astype(int),
-        num_nonfinite=jnp.sum(~finite),
+        set_counts=moments.counts,
+        num_nonfinite=moments.num_nonfinite,
         num_untagged=jnp.sum(~tagged),
         num_unknown=jnp.sum(tagged & ~known),
     )
@@ -225,7 +223,7 @@ def _composition(means, occurs, sets, size, sizes, centre):
     own = jnp.sum(jnp.where(complete, jnp.diagonal(angles), 0)) / number
     all_pairs = jnp.sum(jnp.where(pairs, angles, 0)) / jnp.sum(pairs)
     scale = jnp.sum(actual * sums) / jnp.sum(jnp.square(sums))
-    residual = jnp.linalg.norm(actual - scale * sums) / jnp.linalg.norm(actual)
+    residual = norm(actual - scale * sums)[0, 0] / norm(actual)[0, 0]
     return own / all_pairs, own, scale, residual
 
 
@@ -237,15 +235,11 @@ def _angles(first, second):
     """
 
     def to_all(row):
-        difference = jnp.linalg.norm(second - row[None, :], axis=1)
-        total = jnp.linalg.norm(second + row[None, :], axis=1)
-        return 2 * jnp.arctan2(difference, total)
+        difference = norm(second - row[None, :], axis=1)[:, 0]
+        total = norm(second + row[None, :], axis=1)[:, 0]
+        # Two rows of zeros have no angle; of (0, 0) there would be no derivative.
+        nothing = (difference == 0) & (total == 0)
+        return 2 * jnp.arctan2(difference, jnp.where(nothing, 1, total))
 
-    direction = lambda rows: (
-        rows
-        / jnp.maximum(
-            jnp.linalg.norm(rows, axis=1, keepdims=True), jnp.finfo(rows.dtype).tiny
-        )
-    )
-    first, second = direction(first), direction(second)
+    first, second = unit(first, axis=1), unit(second, axis=1)
     return jax.lax.map(to_all, first)
