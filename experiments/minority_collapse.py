@@ -12,6 +12,7 @@ penalties. Then weights of the loss and oversampling, which are to undo it.
 
 import dataclasses
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -234,6 +235,7 @@ class _Problem:
     def __init__(self, config: Config):
         self.config = config
         self.model: Any = models.MLP(config.widths, CLASSES, batch_norm=True)
+        self.init = jax.jit(self.model.init)
         rate = optax.cosine_decay_schedule(config.learning_rate, config.num_steps)
         self.optimizer = optax.chain(
             optax.add_decayed_weights(config.weight_decay),
@@ -270,7 +272,7 @@ class _Problem:
             [np.arange(len(chosen[k])) < counts[k] for k in range(CLASSES)]
         )
         probabilities, weights = _remedy(remedy, counts, y, kept)
-        variables = self.model.init(key_init, x[:1])
+        variables = self.init(key_init, x[:1])
         params, model_state = interop.flax.split(variables)
         history = dynamics.train(
             self.objective,
@@ -299,11 +301,18 @@ def _remedy(remedy, counts, labels, kept):
     return present / jnp.sum(present), weights
 
 
+@partial(jax.jit, static_argnums=0)
+def _read(model, variables, x):
+    """Last features of `x`, and the class that the network takes it for."""
+    features = list(models.features(model, variables, x).values())[-1]
+    return features, jnp.argmax(model.apply(variables, x), axis=1)
+
+
 def _measured(problem, state, train, test, counts, predict):
     """The fields of `Networks` for one network."""
     model, decay = problem.model, problem.config.weight_decay
     variables = {"params": state.params, **state.model_state}
-    features = list(models.features(model, variables, train[0]).values())[-1]
+    features, guess = _read(model, variables, train[0])
     weight, _ = models.classifier(model, variables)
     found: Any = collapse.imbalance_statistics(
         features,
@@ -311,8 +320,8 @@ def _measured(problem, state, train, test, counts, predict):
         classifier=weight,
         minority=jnp.arange(CLASSES) >= MAJORITY,
     )
-    wrong = lambda x, y: np.asarray(jnp.argmax(model.apply(variables, x), 1) != y)
-    test_wrong, rare = wrong(*test), test[1] >= MAJORITY
+    test_wrong = np.asarray(_read(model, variables, test[0])[1]) != test[1]
+    rare = test[1] >= MAJORITY
     h = np.asarray(features, np.float64)
     total, squares = len(h), np.sum((h - h.mean(axis=0)) ** 2)
     feature_decay = decay * float(jnp.sum(weight**2)) / squares
@@ -336,7 +345,7 @@ def _measured(problem, state, train, test, counts, predict):
         float(found.minority_norm_ratio),
         test_wrong[rare].mean(),
         test_wrong[~rare].mean(),
-        wrong(*train).mean(),
+        float(jnp.mean(guess != train[1])),
         counts[-1] / threshold,
         predicted,
     )

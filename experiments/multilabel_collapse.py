@@ -160,10 +160,10 @@ def run(config: Config) -> Result:
     )
     objective = interop.flax.objective(model, pick_all_label)
     look = _look(model, train, test)
-    rows, recorded = [], np.zeros(0)
+    rows, recorded, start = [], np.zeros(0), jax.jit(model.init)
     for key in keys:
         key_init, key_train = jax.random.split(key)
-        variables = model.init(key_init, train[0][:1])
+        variables = start(key_init, train[0][:1])
         params, model_state = interop.flax.split(variables)
         history = dynamics.train(
             objective,
@@ -236,6 +236,7 @@ def _images(config: Config, key: Any):
     return found
 
 
+@partial(jax.jit, static_argnums=0)
 def _read(model, state, x):
     """Last features of `x`, and the classifier."""
     variables = {"params": state.params, **dict(state.model_state)}

@@ -11,6 +11,7 @@ Nakkiran, arXiv:2202.08384). Beside the networks is the optimum of free features
 
 import dataclasses
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -201,7 +202,8 @@ def run(config: Config) -> Result:
     )
     look = _look(model, task)
     pairs = [jax.random.split(key) for key in keys]
-    starts = [model.init(key, task.x_train[:1]) for key, _ in pairs]
+    start = jax.jit(model.init)
+    starts = [start(key, task.x_train[:1]) for key, _ in pairs]
     curves, optima, recorded = {}, {}, np.zeros(0)
     for name in config.losses:
         # The same functions for all seeds, so that programs are compiled once.
@@ -278,6 +280,7 @@ def _look(model, task):
     return look
 
 
+@partial(jax.jit, static_argnums=0)
 def _read(model, state, x):
     """Last features of `x`, and the classifier."""
     variables = {"params": state.params, **dict(state.model_state)}
