@@ -102,7 +102,9 @@ def optimality_gap(
 
     A network has no ``lh``. Where its features come from trained layers, the question
     "is it at its optimum" can be asked for the ``lh`` at which ``lw ||W||^2 =
-    lh sum_i ||h_i||^2``, as holds at every critical point.
+    lh sum_i ||h_i||^2``, as holds at every critical point, with features around their
+    mean where the bias is free. Far from collapse the bound is loose; how far the
+    objective is above that of `predicted_geometry` then says more.
 
     Args:
         loss: ``"cross_entropy"``, ``"squared_error"`` (``||z - y||^2 / 2``), or a

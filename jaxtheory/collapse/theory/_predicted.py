@@ -128,7 +128,9 @@ def predicted_geometry(
 
     The decay ``lh`` of free features has no counterpart in most networks. Measured at a
     network's last layer, ``lw ||W||^2 / sum_i ||h_i||^2`` is the ``lh`` that fits,
-    because at every critical point the two decay terms are equal.
+    because at every critical point the two decay terms are equal. Take the features
+    around their mean where the bias is free: it takes up any common shift, and at the
+    optimum there is none.
 
     Args:
         loss: ``"cross_entropy"``, ``"squared_error"`` (``||z - y||^2 / 2``), or a JAX
