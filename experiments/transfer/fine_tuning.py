@@ -47,7 +47,7 @@ def fine_tune_all(
     """Train all parameters with a new classifier; BatchNorm in training mode."""
     model = networks.shape.model(task.num_classes)
     start_key, order_key = jax.random.split(key)
-    fresh = model.init(start_key, jnp.asarray(task.x_train[:1]))["params"]["output"]
+    fresh = _start(model, start_key, task.x_train[:1])["params"]["output"]
     old = networks.variables
     params = old["params"] | {"output": _repeat(fresh, len(networks.recipes))}
     mask = jax.tree.map(lambda _: True, params)
@@ -66,7 +66,7 @@ def fine_tune_layer(
     body = networks.shape.model(num_source_classes)
     model = models.SkipConnection(body, layer=layer, num_outputs=task.num_classes)
     start_key, order_key = jax.random.split(key)
-    fresh = model.init(start_key, jnp.asarray(task.x_train[:1]))["params"]
+    fresh = _start(model, start_key, task.x_train[:1])["params"]
     fresh = _repeat(fresh, len(networks.recipes))
     variables = {
         "params": {**fresh, "model": networks.variables["params"]},
@@ -74,6 +74,11 @@ def fine_tune_layer(
     }
     mask = collapse.trainable_mask(variables["params"], model.trainable)
     return _fine_tune(model, variables, mask, task, schedule, order_key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _start(model, key, x):
+    return model.init(key, x)
 
 
 def _repeat(tree, count):

@@ -52,6 +52,7 @@ def last(layers: dict[str, Any]) -> Any:
     return layers[max(name for name in layers if name != "input")]
 
 
+@jax.jit
 def rescale(
     train: dict[str, Any], test: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
