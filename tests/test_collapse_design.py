@@ -86,6 +86,42 @@ def test_uniformity_is_least_for_the_simplex():
     assert penalty(bent) > penalty(frame)
 
 
+def test_slope_of_the_uniformity_of_close_directions(x64):
+    # Two of the directions differ by 1e-2; the oracle is NumPy over pairs, differenced.
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(5, 3))
+    rows[1] = rows[0] + 1e-2 * rng.normal(size=3)
+    rows -= rows.mean(0)
+
+    def oracle(h):
+        u = h - h.mean(0)
+        u = u / np.linalg.norm(u, axis=1, keepdims=True)
+        i, j = np.triu_indices(5, 1)
+        return -np.mean(np.log(np.linalg.norm(u[i] - u[j], axis=1)))
+
+    penalty = lambda h: collapse_penalty(
+        h, jnp.arange(5), num_classes=6, variability=0.0, uniformity=1.0
+    )
+    value, slope = jax.value_and_grad(penalty)(jnp.asarray(rows))
+    np.testing.assert_allclose(value, oracle(rows), rtol=1e-10)
+    for k, c in np.ndindex(5, 3):
+        step = 1e-6 * np.outer(np.eye(5)[k], np.eye(3)[c])
+        expected = (oracle(rows + step) - oracle(rows - step)) / 2e-6
+        np.testing.assert_allclose(slope[k, c], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_penalty_of_many_classes_holds_no_array_of_all_pairs_and_features():
+    k, d = 60, 256
+    penalty = lambda h: collapse_penalty(
+        h, jnp.arange(k), num_classes=k, variability=0.0, uniformity=1.0
+    )
+    rows = jax.ShapeDtypeStruct((k, d), jnp.float32)
+    compiled = jax.jit(jax.grad(penalty)).lower(rows).compile()
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    assert memory.temp_size_in_bytes < k * k * d  # a quarter of [k, k, d] in float32
+
+
 @pytest.mark.parametrize("measure", ["trace_ratio", "nc1"])
 def test_descending_the_penalty_collapses(measure):
     labels = jnp.arange(24) % 3

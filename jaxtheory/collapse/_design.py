@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Integer
 
 from jaxtheory._types import KeyArray
 from jaxtheory.batching import check_count, check_examples, check_key, check_number
+from jaxtheory.collapse._frames import squared_distances
 from jaxtheory.collapse._moments import (
     ClassMoments,
     between_class,
@@ -150,6 +151,10 @@ def collapse_penalty(
         ValueError: Shapes or dtypes do not fit, `measure` is another word or a weight
             is negative.
 
+    Memory:
+        Two copies of the batch, ``n k`` numbers and with `uniformity` ``k^2`` more,
+        also of the derivative.
+
     Example:
         >>> import jax.numpy as jnp
         >>> features = jnp.array([[-1.1], [-0.9], [0.9], [1.1]])
@@ -206,8 +211,7 @@ def _log_uniformity(means, squares, present, rounding):
     directed = present & (squares > jnp.square(rounding))
     norms = jnp.sqrt(jnp.where(directed, squares, 1))
     directions = means / norms[:, None]
-    gaps = directions[:, None, :] - directions[None, :, :]
-    chords = jnp.sum(jnp.square(gaps), axis=2)
+    chords = squared_distances(directions)
     pairs = directed[:, None] & directed[None, :]
     pairs &= ~jnp.eye(present.size, dtype=bool)
     # Directions nearer than rounding would push with infinite force.
