@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from jaxtheory.collapse import (
+    fit_layer_line,
     fit_separation_law,
+    layer_statistics,
     separation,
     separation_law,
     statistics,
@@ -183,17 +185,17 @@ def test_law_passes_through_jit_with_its_names(layers):
     )
 
 
-def test_deep_linear_net_collapses_geometrically():
-    """Progressive collapse: every layer multiplies tr Sigma_W / tr Sigma_B alike.
+def deep_linear_layers(shared, rate, steps):
+    """Layers of a trained deep linear network, from the inputs to the last hidden one.
 
-    50-dimensional orthonormal inputs, 3 classes of 10, five orthogonal hidden layers of
-    scale 0.3 and a classifier, gradient descent on the squared error of 100 outputs.
-    Theory: 0.3^2 / (sqrt(10) / 100)^(2/6) = 0.2846 per layer; the published run has
-    0.2902, 0.2827, 0.2807, 0.2803, 0.2803 from 13.5 (without noise on the inputs).
+    50-dimensional orthonormal inputs (plus `shared` over sqrt(10) times one more
+    direction), 3 classes of 10, five orthogonal hidden layers of scale 0.3 and a
+    classifier, gradient descent on the squared error of 100 outputs.
     """
     rng = np.random.default_rng(0)
     orthogonal = lambda k: np.linalg.qr(rng.normal(size=(k, k)))[0]
-    x = jnp.asarray(orthogonal(50)[:30], jnp.float32)
+    basis = orthogonal(50)
+    x = jnp.asarray(basis[:30] + shared * basis[30] / 10**0.5, jnp.float32)
     labels = jnp.arange(30) // 10
     hidden = jnp.asarray([0.3 * orthogonal(50) for _ in range(5)], jnp.float32)
     head = jnp.asarray(0.3 * orthogonal(3) @ np.eye(3, 50), jnp.float32)
@@ -209,17 +211,50 @@ def test_deep_linear_net_collapses_geometrically():
         return jnp.sum(jnp.square(errors)) / 30
 
     def descend(params, _):
-        return jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params)), 0
+        slope = jax.grad(loss)(params)
+        return jax.tree.map(lambda p, g: p - rate * g, params, slope), 0
 
-    params = jax.jit(lambda p: jax.lax.scan(descend, p, length=60)[0])((hidden, head))
+    descend_all = jax.jit(lambda p: jax.lax.scan(descend, p, length=steps)[0])
+    params = descend_all((hidden, head))
     assert loss(params) < 1e-8
-    measured = [statistics(h, labels) for h in forward(params)[0]]
+    return forward(params)[0], labels
+
+
+def test_deep_linear_net_collapses_geometrically():
+    """Progressive collapse: every layer multiplies tr Sigma_W / tr Sigma_B alike.
+
+    Theory: 0.3^2 / (sqrt(10) / 100)^(2/6) = 0.2846 per layer; the published run has
+    0.2902, 0.2827, 0.2807, 0.2803, 0.2803 from 13.5 (without noise on the inputs).
+    """
+    layers, labels = deep_linear_layers(0.0, 0.1, 60)
+    measured = [statistics(h, labels) for h in layers]
     ratios = jnp.stack([m.within_class_trace / m.between_class_trace for m in measured])
     np.testing.assert_allclose(ratios[0], 13.5, rtol=1e-5)
     np.testing.assert_allclose(ratios[1:] / ratios[:-1], 0.2846, rtol=0.03)
     law = fit_separation_law(ratios)
     assert law.pearson_r < -0.9999
     assert law.drop_variation < 0.02
+
+
+def test_deep_linear_net_turns_class_means_apart_linearly():
+    """Cosines of class means go down by the same amount at every layer.
+
+    Balanced layers of least norm that solve ``W M^T = I`` share it out evenly, so that
+    the Gram matrix of the means after ``l`` of ``L + 1`` layers is the power ``1 - l /
+    (L + 1)`` of the first one: to first order in the cosines they are a line to 0. Here
+    it is ``1 + c^2 J`` with cosine 0.3; what differs is what the initial weights leave.
+    """
+    squared = 3 / 7
+    layers, labels = deep_linear_layers(squared**0.5, 0.08, 100)
+    found = layer_statistics(layers, labels).angular_separation
+    eigenvalue = (1 + 3 * squared) ** (1 - np.arange(6) / 6)
+    expected = 1 - (eigenvalue - 1) / (eigenvalue + 2)
+    np.testing.assert_allclose(found[0], 0.7, rtol=1e-5)
+    np.testing.assert_allclose(found, expected, atol=0.012)
+    line = fit_layer_line(found)
+    assert line.pearson_r > 0.9995
+    assert line.drop_variation < 0.06
+    np.testing.assert_allclose(line.slope, 0.3 / 6, rtol=0.04)
 
 
 H = jnp.ones((6, 2))
