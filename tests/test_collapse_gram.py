@@ -30,6 +30,33 @@ def test_imbalanced_classes_against_features(class_weights):
     np.testing.assert_allclose(found, within / between, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("activation", "published"), [("erf", (0.105, 0.211)), ("relu", (0.115, 0.229))]
+)
+def test_infinitely_wide_networks_on_two_gaussians(x64, activation, published):
+    """Of a network with one hidden layer: its limiting kernel, and its tangent kernel.
+
+    Classes N(-2, 0.5^2) and N(2, 0.5^2) in each of 128 directions, 1024 examples, as
+    published; their draw is another one, and differs by a percent.
+    """
+    rng, labels = np.random.default_rng(0), np.arange(1024) % 2
+    x = (4.0 * labels - 2)[:, None] + 0.5 * rng.normal(size=(1024, 128))
+    inner = x @ x.T / 128
+    own = np.diag(inner)
+    if activation == "erf":
+        square = np.outer(1 + 2 * own, 1 + 2 * own)
+        kernel = 2 / np.pi * np.arcsin(2 * inner / np.sqrt(square))
+        slope = 4 / np.pi / np.sqrt(square - 4 * inner**2)
+    else:
+        norms = np.sqrt(np.outer(own, own))
+        angle = np.arccos(np.clip(inner / norms, -1, 1))
+        slope = (np.pi - angle) / (2 * np.pi)
+        kernel = norms * np.sin(angle) / (2 * np.pi) + inner * slope
+    for gram, value in zip((kernel, kernel + inner * slope), published, strict=True):
+        found = nc1_ratio_from_gram(jnp.asarray(gram), jnp.asarray(labels))
+        np.testing.assert_allclose(found, value, rtol=0.015)
+
+
 def test_what_has_no_ratio():
     gram = np.eye(40, dtype=np.float32)
     labels = jnp.asarray(LABELS)
