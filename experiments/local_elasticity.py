@@ -49,14 +49,14 @@ class Config:
         out: Folder for the numbers and the figure.
     """
 
-    num_seeds: int = 5
+    num_seeds: int = 4
     width: int = 4096
     num_torus: int = 100
     torus_steps: int = 20_000
     torus_rate: float = 1e-5
-    digits_width: int = 1024
+    digits_width: int = 512
     num_digits: int = 200
-    digits_steps: int = 2000
+    digits_steps: int = 20_000
     pairs: tuple[tuple[int, int], ...] = ((5, 8), (4, 9), (7, 9))
     impacts: tuple[tuple[float, float], ...] = ((1.0, 2.0), (1.5, 1.5), (2.0, 1.0))
     num_features: int = 2000
