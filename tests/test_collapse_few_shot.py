@@ -237,6 +237,28 @@ def test_geometric_complexity_against_jacobians():
     assert 0 < drawn[0].standard_error < 0.1 * expected
 
 
+def test_geometric_complexity_of_each_class_forwards_and_backwards():
+    rng = np.random.default_rng(0)
+    labels = jnp.array([0, 0, 3, 1, 3, 3, 0])
+    x = jnp.asarray(rng.normal(size=(7, 2, 3)), jnp.float32)
+    for outputs in (3, 9):  # fewer than the inputs' six entries, and more
+        params = jnp.asarray(rng.normal(size=(6, outputs)), jnp.float32)
+        single = lambda row, params=params: network(params, row[None])[0]
+        each = np.array([jnp.sum(jax.jacobian(single)(row) ** 2) for row in x])
+        found = geometric_complexity(network, params, x, labels=labels, batch_size=3)
+        expected = [each[np.asarray(labels) == c].mean() for c in (0, 1, 3)]
+        np.testing.assert_allclose(found.value[jnp.array([0, 1, 3])], expected, 1e-5)
+        assert jnp.isnan(found.value[2])
+        assert found.standard_error.shape == (4,)
+        whole = geometric_complexity(network, params, x)
+        np.testing.assert_allclose(whole.value, each.mean(), rtol=1e-5)
+    drawn = geometric_complexity(
+        network, params, x, labels=labels, num_probes=400, key=jax.random.key(0)
+    )
+    gaps = np.abs(drawn.value - found.value)[jnp.array([0, 1, 3])]
+    assert np.all(gaps < 4 * drawn.standard_error[jnp.array([0, 1, 3])])
+
+
 def margin_problem(n=400, seed=0):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, n)
@@ -294,6 +316,10 @@ H, Y = jnp.ones((6, 2)), jnp.arange(6) % 2
         (
             lambda: geometric_complexity(network, H, H, num_probes=3),
             r"`key` must be given where `num_probes` is",
+        ),
+        (
+            lambda: geometric_complexity(network, H, H, num_classes=3),
+            r"`num_classes` must be None without `labels`",
         ),
         (
             lambda: linear_margin(H, Y, (jnp.ones((2, 3)), None), delta=0.1),
