@@ -317,7 +317,7 @@ def _measured(problem, state, train, test, counts, predict):
     found: Any = collapse.imbalance_statistics(
         features,
         train[1],
-        classifier=weight,
+        classifier=(weight, None),
         minority=jnp.arange(CLASSES) >= MAJORITY,
     )
     test_wrong = np.asarray(_read(model, variables, test[0])[1]) != test[1]

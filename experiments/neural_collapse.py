@@ -320,7 +320,9 @@ def _optimum(config, model, name, state, task):
     }
     counts = [config.examples_per_class] * CLASSES
     predicted = theory.predicted_geometry(class_counts=counts, **known, **decays)
-    distance = theory.geometry_distance(predicted, features, labels, classifier=weight)
+    distance = theory.geometry_distance(
+        predicted, features, labels, classifier=(weight, None)
+    )
     outputs = features @ weight.T + bias
     own = np.take_along_axis(outputs, labels[:, None], axis=1)[:, 0]
     np.put_along_axis(outputs, labels[:, None], -np.inf, axis=1)

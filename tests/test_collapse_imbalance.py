@@ -39,7 +39,7 @@ def unit(gram):
 def test_each_frame_is_at_distance_zero_from_itself(name, centre):
     weight, means = map(rows_of, FRAMES[name])
     found = imbalance_statistics(
-        1e-12 * means[LABELS], LABELS, classifier=weight, centre_means=centre
+        1e-12 * means[LABELS], LABELS, classifier=(weight, None), centre_means=centre
     )
     middle = np.eye(4) - 0.25 if centre else np.eye(4)
     for other, (weight_target, mean_target) in FRAMES.items():
@@ -62,7 +62,7 @@ def test_minority_of_arbitrary_rows_matches_loops():
     found = imbalance_statistics(
         jnp.asarray(features, jnp.float32),
         LABELS,
-        classifier=jnp.asarray(weight, jnp.float32),
+        classifier=(jnp.asarray(weight, jnp.float32), None),
     )
     cosine = lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b)
     np.testing.assert_array_equal(found.minority, [False, False, True, True])
@@ -108,14 +108,14 @@ def test_a_given_minority_and_one_without_pairs():
     three = imbalance_statistics(
         weight[LABELS],
         LABELS,
-        classifier=weight,
+        classifier=(weight, None),
         minority=jnp.array([False, True, True, True]),
     )
     np.testing.assert_allclose(three.minority_cosine, -1 / 3, atol=1e-6)
     np.testing.assert_allclose(three.minority_norm_ratio, 1, atol=1e-6)
     one = jnp.array([False, False, False, True])
     alone = imbalance_statistics(
-        weight[LABELS], LABELS, classifier=weight, minority=one
+        weight[LABELS], LABELS, classifier=(weight, None), minority=one
     )
     assert jnp.isnan(alone.minority_cosine)
 
@@ -124,7 +124,7 @@ def test_absent_classes_and_broken_examples_take_no_part():
     weight, means = map(rows_of, FRAMES["seli"])
     features = jnp.concatenate([means[LABELS], jnp.full((3, 6), jnp.nan)])
     labels = jnp.concatenate([LABELS, jnp.array([0, 9, -1])]) + 1  # class 0 is absent
-    measure = jax.jit(lambda h, y, w: imbalance_statistics(h, y, classifier=w))
+    measure = jax.jit(lambda h, y, w: imbalance_statistics(h, y, classifier=(w, None)))
     found = measure(features, labels, jnp.concatenate([9 * weight[:1], weight]))
     np.testing.assert_array_equal(found.class_counts, [0, *COUNTS])
     assert int(found.num_nonfinite) == 3
@@ -136,7 +136,7 @@ def test_absent_classes_and_broken_examples_take_no_part():
 
 def test_no_means_at_all_have_no_distance():
     found = imbalance_statistics(
-        jnp.full((22, 6), 0.3), LABELS, classifier=jnp.zeros((4, 6))
+        jnp.full((22, 6), 0.3), LABELS, classifier=(jnp.zeros((4, 6)), None)
     )
     np.testing.assert_array_equal(found.means, np.full(3, np.nan))
     assert found.classifier is not None
@@ -163,14 +163,16 @@ H = jnp.ones((22, 6))
             r"`features` must be a matrix",
         ),
         (
-            lambda: imbalance_statistics(H, LABELS, classifier=jnp.ones((6, 4))),
-            r"`classifier` must have shape \[k, 6\].*\(6, 4\).*transpose it",
+            lambda: imbalance_statistics(
+                H, LABELS, classifier=(jnp.ones((6, 4)), None)
+            ),
+            r"`classifier\[0\]` .* must have shape \[k, d\].*\(6, 4\).*transpose it",
         ),
         (
             lambda: imbalance_statistics(
-                H, LABELS, classifier=jnp.ones((5, 6)), num_classes=4
+                H, LABELS, classifier=(jnp.ones((5, 6)), None), num_classes=4
             ),
-            r"`classifier` must have a row for each of 4 classes",
+            r"`num_classes` must be 5, the number of rows",
         ),
         (
             lambda: imbalance_statistics(H, LABELS, minority=jnp.ones((4, 1), bool)),

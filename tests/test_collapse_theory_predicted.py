@@ -153,7 +153,7 @@ def test_a_measured_optimum_lies_on_its_prediction():
         "cross_entropy", labels, key=jax.random.key(1), **decays
     )
     distance = theory.geometry_distance(
-        predicted, full.features, labels, classifier=full.layers[0]
+        predicted, full.features, labels, classifier=(full.layers[0], None)
     )
     np.testing.assert_allclose(distance[:2], 0, atol=1e-9)
     np.testing.assert_allclose(distance[2:], 1, rtol=1e-9)
@@ -202,5 +202,7 @@ def test_bad_measurements_are_named():
         distance(found, np.zeros((3, 2, 2)), np.arange(3))
     with pytest.raises(ValueError, match=r"`labels` must be .* every class of 0 to 2"):
         distance(found, np.eye(3), np.array([0, 1, 1]))
-    with pytest.raises(ValueError, match=r"`classifier` must have shape \[3, d\]"):
-        distance(found, np.eye(3), np.arange(3), classifier=np.eye(2))
+    with pytest.raises(ValueError, match=r"`classifier\[0\]` .* must have 3 rows"):
+        distance(found, np.eye(3), np.arange(3), classifier=(np.eye(2, 3), None))
+    with pytest.raises(ValueError, match=r"`classifier` must be None or a pair"):
+        distance(found, np.eye(3), np.arange(3), classifier=np.eye(3))

@@ -240,7 +240,9 @@ def test_plane_has_the_means_at_the_corners_of_a_simplex():
     """In any rotation and scale, with the rest of space out of sight."""
     turn = np.linalg.qr(np.random.default_rng(2).normal(size=(6, 6)))[0]
     features, frame = (7 * FRAME[LABELS] + 1) @ turn, 0.2 * FRAME @ turn
-    ax = plot.simplex_plane(features, LABELS, classes=(3, 0, 2), classifier=frame)
+    ax = plot.simplex_plane(
+        features, LABELS, classes=(3, 0, 2), classifier=(frame, None)
+    )
     triangle, *rest = ax.lines
     corners = triangle.get_xydata()[:3]
     np.testing.assert_allclose(np.linalg.norm(corners, axis=1), 1)
@@ -284,9 +286,16 @@ PLANE_REFUSED = [
     ({"classes": (0, 1, 7)}, "`classes` must be three .* of \\[0, 1, 2, 3\\]"),
     ({"features": FEATURES[:, :1]}, "`features` must have class means that span"),
     ({"features": 0 * FEATURES}, "`features` must have class means that span"),
-    ({"classifier": FRAME.T}, "`classifier` must have shape .*: transpose it"),
-    ({"classifier": FRAME[:2]}, r"`classifier` must have a finite row .* up to 2"),
-    ({"classifier": NAN * FRAME}, "`classifier` must have a finite row"),
+    ({"classifier": FRAME}, "`classifier` must be None or a pair"),
+    (
+        {"classifier": (FRAME.T, None)},
+        r"`classifier\[0\]` must have shape .*: transpose it",
+    ),
+    (
+        {"classifier": (FRAME[:2], None)},
+        r"`classifier\[0\]` must have a finite row .* up to 2",
+    ),
+    ({"classifier": (NAN * FRAME, None)}, r"`classifier\[0\]` must have a finite row"),
 ]
 
 

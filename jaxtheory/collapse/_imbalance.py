@@ -14,6 +14,7 @@ from jaxtheory.collapse._moments import (
     class_moments,
     rounding_of,
 )
+from jaxtheory.collapse._statistics import check_classifier
 
 _matmul = partial(jnp.matmul, precision="highest")
 
@@ -71,7 +72,7 @@ def imbalance_statistics(
     features: Float[Array, "n d"],
     labels: Integer[Array, " n"],
     *,
-    classifier: Float[Array, "k d"] | None = None,
+    classifier: tuple[Float[Array, "k d"], Float[Array, " k"] | None] | None = None,
     minority: Bool[Array, " k"] | None = None,
     num_classes: int | None = None,
     centre_means: bool = True,
@@ -88,8 +89,8 @@ def imbalance_statistics(
     Args:
         features: Last-layer features, one row for each example.
         labels: Class index of each example, in ``[0, k)``.
-        classifier: Weight of the last layer, rows are classes (of a Flax ``kernel``,
-            pass ``kernel.T``). Never centred.
+        classifier: ``(weight, bias)`` of the last layer, as `statistics` takes it; the
+            weight is never centred, and the bias has no part in this.
         minority: Which classes are in the minority; None takes those with fewer
             examples than the average ``N / K``.
         num_classes: Number of classes; None takes that of `classifier` or `minority`,
@@ -112,7 +113,9 @@ def imbalance_statistics(
         >>> import jax.numpy as jnp
         >>> labels = jnp.array([0] * 6 + [1] * 6 + [2, 3])
         >>> weight = jnp.array([[2.0, 0], [0, 2.0], [-1.0, -1], [-1.0, -1]])
-        >>> found = imbalance_statistics(weight[labels], labels, classifier=weight)
+        >>> found = imbalance_statistics(
+        ...     weight[labels], labels, classifier=(weight, None)
+        ... )
         >>> print(f"{found.minority_cosine:.4f} {found.minority_norm_ratio:.4f}")
         1.0000 0.7071
 
@@ -129,37 +132,31 @@ def imbalance_statistics(
         )
     check_examples(features=features, labels=labels)
     num_features = jnp.shape(features)[1]
-    num_classes = _check_rows("classifier", classifier, (num_features,), num_classes)
-    num_classes = _check_rows("minority", minority, (), num_classes)
+    num_classes = check_classifier(classifier, num_features, num_classes)
+    num_classes = _check_minority(minority, num_classes)
     num_classes = check_labels(labels, num_classes)
+    weight = None if classifier is None else classifier[0]
     return _imbalance(
-        features, labels, classifier, minority, num_classes, bool(centre_means)
+        features, labels, weight, minority, num_classes, bool(centre_means)
     )
 
 
-def _check_rows(name: str, rows: Any, row_shape: tuple[int, ...], num_classes: Any):
-    """The number of classes, after checking that `rows` has one row for each."""
-    if rows is None:
+def _check_minority(minority: Any, num_classes: int | None) -> int | None:
+    """The number of classes, after checking that `minority` has an entry for each."""
+    if minority is None:
         return num_classes
-    shape = jnp.shape(rows)
-    if len(shape) != 1 + len(row_shape) or shape[1:] != row_shape:
-        wanted = ", ".join(["k", *map(str, row_shape)])
-        flipped = len(shape) == 2 and row_shape == shape[:1]
-        fix = " This looks like a Flax kernel [d, k]: transpose it." if flipped else ""
+    shape = jnp.shape(minority)
+    if len(shape) != 1 or num_classes not in (None, *shape):
+        wanted = "k" if num_classes is None else num_classes
         raise ValueError(
-            f"`{name}` must have shape [{wanted}], one row for each class, but has "
-            f"shape {shape}.{fix}"
-        )
-    if num_classes not in (None, shape[0]):
-        raise ValueError(
-            f"`{name}` must have a row for each of {num_classes} classes, but has "
+            f"`minority` must have shape [{wanted}], one entry for each class, but has "
             f"shape {shape}."
         )
     return shape[0]
 
 
 @partial(jax.jit, static_argnums=(4, 5))
-def _imbalance(features, labels, classifier, minority, num_classes, centre_means):
+def _imbalance(features, labels, weight, minority, num_classes, centre_means):
     """`imbalance_statistics`, of checked arguments."""
     moments = class_moments(features, labels, num_classes)
     counts, dtype = moments.counts, moments.means.dtype
@@ -178,8 +175,8 @@ def _imbalance(features, labels, classifier, minority, num_classes, centre_means
     else:
         means = (moments.means + moments.origin[None, :]) * present[:, None]
     distances = minority_cosine = norm_ratio = None
-    if classifier is not None:
-        weight = jnp.asarray(classifier, dtype) * present[:, None]
+    if weight is not None:
+        weight = jnp.asarray(weight, dtype) * present[:, None]
         distances = FrameDistances(*(_distance(weight, t) for t in weight_frames))
         minority_cosine = _mean_cosine(weight, minority)
         norm_ratio = _norm_ratio(weight, minority, counts > 0)

@@ -1,7 +1,7 @@
 """Where class means are: their cosines, and the plane of three of them."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -112,7 +112,7 @@ def simplex_plane(
     labels: Labels,
     *,
     classes: Sequence[int] | None = None,
-    classifier: Float[Array | np.ndarray, "k d"] | None = None,
+    classifier: tuple[Float[Array | np.ndarray, "k d"], Any] | None = None,
     names: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -129,8 +129,9 @@ def simplex_plane(
         features: One row for each example, ``d >= 2``.
         labels: Class index of each example.
         classes: The three classes; None takes the first three that occur.
-        classifier: Weight of the last layer, rows are classes (of a Flax ``kernel``,
-            pass ``kernel.T``). At collapse each row points at its class mean.
+        classifier: ``(weight, bias)`` of the last layer, as `collapse.statistics` takes
+            it. At collapse each row of the weight points at its class mean; the bias
+            has no part in this.
         names: A name for each class index, in order; None shows the index.
         ax: Axes to draw into; None makes a figure.
 
@@ -147,7 +148,7 @@ def simplex_plane(
         >>> import jax.numpy as jnp
         >>> from jaxtheory import plot
         >>> frame = 2 * jnp.eye(4)
-        >>> ax = plot.simplex_plane(frame, jnp.arange(4), classifier=frame)
+        >>> ax = plot.simplex_plane(frame, jnp.arange(4), classifier=(frame, None))
         >>> [mean.get_xydata().round(2).tolist()[0] for mean in ax.lines[1:4]]
         [[0.0, 1.0], [-0.87, -0.5], [0.87, -0.5]]
 
@@ -275,17 +276,22 @@ def _rows(classifier, num_features, chosen):
     """The classifier's rows of three classes, or None."""
     if classifier is None:
         return None
-    weight = np.asarray(classifier, float)
+    if not isinstance(classifier, tuple | list) or len(classifier) != 2:
+        raise ValueError(
+            "`classifier` must be None or a pair `(weight, bias)`, but was a "
+            f"{type(classifier).__name__}. Pass `(weight, None)` if there is no bias."
+        )
+    weight = np.asarray(classifier[0], float)
     if weight.ndim != 2 or weight.shape[1] != num_features:
         flipped = weight.ndim == 2 and weight.shape[0] == num_features
         fix = " This looks like a Flax kernel [d, k]: transpose it." if flipped else ""
         raise ValueError(
-            f"`classifier` must have shape [k, d] with d = {num_features} features, "
+            f"`classifier[0]` must have shape [k, d] with d = {num_features} features, "
             f"but has shape {weight.shape}.{fix}"
         )
     if len(weight) <= max(chosen) or not np.all(np.isfinite(weight)):
         raise ValueError(
-            f"`classifier` must have a finite row for each class up to {max(chosen)}, "
-            f"but has shape {weight.shape}, or entries that are not finite."
+            "`classifier[0]` must have a finite row for each class up to "
+            f"{max(chosen)}, but has shape {weight.shape}, or entries that are not finite."
         )
     return weight[chosen]

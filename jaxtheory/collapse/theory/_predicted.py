@@ -1,6 +1,6 @@
 """The geometry that theory predicts for a loss, class counts and decays."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Integer
 from jaxtheory._types import KeyArray, LossFn
 from jaxtheory.batching import check_count, check_examples, check_key, check_number
 from jaxtheory.collapse._record import CollapseStatistics
-from jaxtheory.collapse._statistics import statistics
+from jaxtheory.collapse._statistics import check_classifier, statistics
 from jaxtheory.collapse.theory._closed_forms import (
     balanced_optimum,
     squared_error_optimum,
@@ -203,7 +203,7 @@ def geometry_distance(
     features: Float[Array | np.ndarray, "n d"],
     labels: Integer[Array | np.ndarray, " n"],
     *,
-    classifier: Float[Array | np.ndarray, "k d"] | None = None,
+    classifier: tuple[Float[Array | np.ndarray, "k d"], Any] | None = None,
 ) -> GeometryDistance:
     """Measure how far features and classifier are from a predicted geometry.
 
@@ -211,7 +211,8 @@ def geometry_distance(
         predicted: The prediction.
         features: Last-layer features, one row for each example.
         labels: Class index of each example; every class must occur.
-        classifier: Weight of the last layer, rows are classes.
+        classifier: ``(weight, bias)`` of the last layer, as `collapse.statistics` takes
+            it; the bias has no part in this.
 
     Returns:
         Distances of the normalised Gram matrices, and ratios of lengths. In float64 on
@@ -227,7 +228,7 @@ def geometry_distance(
         ... )
         >>> frame = np.eye(3) - 1 / 3
         >>> distance = geometry_distance(
-        ...     found, 2 * frame, np.arange(3), classifier=frame
+        ...     found, 2 * frame, np.arange(3), classifier=(frame, None)
         ... )
         >>> round(distance.means, 6), round(distance.classifier, 6)
         (0.0, 0.0)
@@ -251,12 +252,12 @@ def geometry_distance(
     apart, scale = _apart(predicted.mean_gram, predicted.mean_norms, means)
     if classifier is None:
         return GeometryDistance(apart, None, scale, None)
-    rows = np.asarray(classifier, np.float64)
-    if rows.ndim != 2 or len(rows) != k:
+    if check_classifier(classifier, features.shape[1], None) != k:
         raise ValueError(
-            f"`classifier` must have shape [{k}, d], one row for each class, but has "
-            f"shape {rows.shape}."
+            f"`classifier[0]` (the weight) must have {k} rows, one for each class of "
+            f"the prediction, but has shape {np.shape(classifier[0])}."
         )
+    rows = np.asarray(classifier[0], np.float64)
     row_apart, row_scale = _apart(
         predicted.classifier_gram, predicted.classifier_norms, rows
     )

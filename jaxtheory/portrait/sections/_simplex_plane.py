@@ -78,7 +78,7 @@ def draw(numbers, ax):
     plot.simplex_plane(
         np.asarray(train["points"], float),
         np.asarray(train["labels"]),
-        classifier=np.asarray(numbers["rows"], float),
+        classifier=(np.asarray(numbers["rows"], float), None),
         ax=ax,
     )
 
