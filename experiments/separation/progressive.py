@@ -44,7 +44,7 @@ def linear(config: Any, scale: float, noise: float) -> Layers:
     key_x, key_noise, key_w = jax.random.split(jax.random.key(config.seed), 3)
     draw: Any = jax.nn.initializers.orthogonal()
     draw_all = jax.vmap(lambda key: draw(key, (num, config.dim)))
-    x = jax.jit(draw_all)(jax.random.split(key_x, seeds))
+    x = draw_all(jax.random.split(key_x, seeds))
     shifts = jax.random.normal(key_noise, x.shape)
     shifts /= jnp.linalg.norm(shifts, axis=(1, 2), keepdims=True)
     x = x + noise * shifts  # [s, n, d]
@@ -57,7 +57,9 @@ def linear(config: Any, scale: float, noise: float) -> Layers:
         use_bias=False,
     )
     draw_all = jax.vmap(lambda key: _orthogonal(model, key, scale, x[0]))
-    start = jax.jit(draw_all)(jax.random.split(key_w, seeds))
+    # Not jitted: several batched QR decompositions in one program wait for each other
+    # for ever on two CPU cores (jax 0.10.2).
+    start = draw_all(jax.random.split(key_w, seeds))
 
     def outputs(params, x):
         all_seeds = jax.vmap(model.apply, in_axes=(0, 1), out_axes=1)(params, x)
