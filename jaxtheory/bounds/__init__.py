@@ -4,6 +4,7 @@ from jaxtheory._types import Bound as Bound
 from jaxtheory.bounds._few_shot import few_shot as few_shot
 from jaxtheory.bounds._gaussian import gaussian_pac_bayes as gaussian_pac_bayes
 from jaxtheory.bounds._gaussian import prior_bound as prior_bound
+from jaxtheory.bounds._geometric import geometric_few_shot as geometric_few_shot
 from jaxtheory.bounds._gibbs import zero_one_error as zero_one_error
 from jaxtheory.bounds._holdout import holdout as holdout
 from jaxtheory.bounds._kl import kl_inverse as kl_inverse
