@@ -126,6 +126,31 @@ def test_holds_where_noise_is_not_small():
         assert found < few_shot(moments, shots, inequality="cantelli").value
 
 
+@pytest.mark.parametrize("axis_variance", ["directional", "total"])
+def test_from_source_classes_to_new_ones(axis_variance):
+    """Tasks of three new classes, drawn as the 12 source classes were."""
+    rng, dim, noise, shots = np.random.default_rng(0), 6, 0.3, 20
+    sample = lambda means, n: (
+        means[:, None] + noise * rng.normal(size=(len(means), n, dim))
+    )
+    source = sample(rng.normal(size=(12, dim)), 100).reshape(-1, dim)
+    moments = pair_moments(jnp.asarray(source), jnp.arange(1200) // 100)
+    shared = dict(axis_variance=axis_variance)
+    bound = few_shot(moments, shots, **shared, num_target_classes=3)
+    own = few_shot(moments, shots, **shared)
+    np.testing.assert_allclose(bound.value, own.value * 2 / 11, rtol=1e-12)
+    same = few_shot(moments, shots, **shared, num_target_classes=12)
+    assert same.value == own.value
+    assert any("taken on trust: target classes" in text for text in bound.assumptions)
+    wrong = []
+    for _ in range(200):
+        means = rng.normal(size=(3, dim))
+        centres, x = sample(means, shots).mean(1), sample(means, 20)
+        gaps = ((x[:, :, None] - centres[None, None]) ** 2).sum(-1)
+        wrong.append(np.mean(np.argmin(gaps, axis=2) != np.arange(3)[:, None]))
+    assert 0 < np.mean(wrong) < bound.value < 1
+
+
 def test_variance_of_the_difference_of_distances():
     """The theorem's S is an upper limit of the variance, and its mean is exact."""
     rng, trials, shots = np.random.default_rng(3), 200_000, 3
@@ -312,6 +337,10 @@ H, Y = jnp.ones((6, 2)), jnp.arange(6) % 2
         (lambda: few_shot((1, 2), 3), r"`moments` must be what.*is a tuple"),
         (lambda: few_shot(isotropic(), 3, inequality="x"), r"`inequality` must be"),
         (lambda: few_shot(isotropic(), 3, axis_variance="x"), r"`axis_variance` must"),
+        (
+            lambda: few_shot(isotropic(), 3, num_target_classes=1),
+            r"`num_target_classes` must be an integer of at least 2",
+        ),
         (lambda: geometric_complexity(network, H, Y), r"`x` must be floating-point"),
         (
             lambda: geometric_complexity(network, H, H, num_probes=3),
