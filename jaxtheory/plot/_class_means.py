@@ -292,6 +292,7 @@ def _rows(classifier, num_features, chosen):
     if len(weight) <= max(chosen) or not np.all(np.isfinite(weight)):
         raise ValueError(
             "`classifier[0]` must have a finite row for each class up to "
-            f"{max(chosen)}, but has shape {weight.shape}, or entries that are not finite."
+            f"{max(chosen)}, but has shape {weight.shape}, or entries that are not "
+            "finite."
         )
     return weight[chosen]
