@@ -5,10 +5,16 @@ import re
 import numpy as np
 import pytest
 
-from experiments.benchmarks import collapse
+from experiments.benchmarks import collapse, collapse_cases
 
 SMALL = collapse.Config(
-    num_classes=4, dim=8, num_examples=60, num_layers=3, width=6, rounds=1
+    peers=False,
+    num_classes=4,
+    dim=8,
+    num_examples=60,
+    num_layers=3,
+    width=6,
+    rounds=1,
 )
 
 
@@ -20,17 +26,14 @@ def test_ways_agree_and_their_ratios_are_printed(capsys):
     assert float(ratios[0]) == 1
 
 
-def test_a_disagreement_is_no_benchmark(monkeypatch):
-    features, labels, weight, bias = collapse.data(SMALL)
-    shifted = lambda cfg: (features, labels, weight, bias + 5 * np.arange(4.0))
-    exact = collapse.by_covariances
-    wrong = lambda *given, truncated: exact(
-        features, labels, weight, np.zeros(4, np.float32), truncated=truncated
-    )
-    monkeypatch.setattr(collapse, "data", shifted)
-    monkeypatch.setattr(collapse, "by_covariances", wrong)
-    with pytest.raises(RuntimeError, match=r"nc4 is .* by ours and"):
-        collapse.compare(SMALL)
+def test_a_disagreement_is_no_benchmark():
+    case = collapse_cases.make("4,8,60", small=False)
+    build = collapse_cases.NUMPY["NumPy pinv of d x d"]
+    values = np.array(build(case)())
+    collapse.check("NumPy", values, values)
+    other = case._replace(bias=case.bias + 5 * np.arange(4, dtype=np.float32))
+    with pytest.raises(RuntimeError, match=r"nc4 is .* by ours and .* by NumPy"):
+        collapse.check("NumPy", np.array(build(other)()), values)
 
 
 def test_law_and_memory_are_measured(capsys):

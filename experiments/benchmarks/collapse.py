@@ -2,25 +2,45 @@
 
 Run: `python -m experiments.benchmarks.collapse`. The existing packages form the within-
 and between-class covariances, ``[d, d]`` each, and take the pseudo-inverse of the
-second (all of it, or its ``K - 1`` largest singular pairs); written here in NumPy and
-SciPy. Ours comes first, then all take turns in one process, and NC1 must agree before a
-ratio is printed. Then the law of separation through ten layers, and the memory that
-compiled programs work in.
+second (all of it, or its ``K - 1`` largest singular pairs); written here in PyTorch, as
+they are, in an environment of its own that is made at the first run, and in NumPy and
+SciPy. Every side is a worker process held to the same processors; all take turns, in a
+new order each round, and all statistics must agree before a ratio is printed. Then the
+law of separation through ten layers, and the memory that compiled programs work in.
 """
 
 import dataclasses
-import statistics
+import os
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from scipy.sparse.linalg import svds
 
+from experiments.benchmarks import collapse_cases, environments
+from experiments.benchmarks.environments import Limits, Requirements
+from experiments.benchmarks.kernels_report import Measurement
+from experiments.benchmarks.turns import Rounds, request_for, take_turns
 from jaxtheory import collapse
+
+WAYS = {
+    "ours": ("ours", "NumPy pinv of d x d", "SciPy svds of d x d"),
+    "torch": ("PyTorch pinv of d x d", "PyTorch, svds of d x d"),
+}
+
+
+class Peer(environments.Peer):
+    """A worker process of this benchmark."""
+
+    module = "experiments.benchmarks.collapse_worker"
+    requirements = {  # noqa: RUF012
+        "torch": Requirements(("torch==2.13.0", "numpy==2.3.5", "scipy==1.16.3"))
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +48,8 @@ class Config:
     """Options.
 
     Attributes:
+        environments: Where the peers' environment lies, made if need be.
+        peers: Whether PyTorch takes part.
         num_classes: Classes ``K``.
         dim: Features ``d``.
         num_examples: Examples ``N``.
@@ -35,65 +57,78 @@ class Config:
         width: Of each of them.
         batch_size: Examples in a batch, for the memory.
         rounds: Turns of each way.
+        threads: Processors for each worker.
     """
 
+    environments: Path = Path("runs/benchmark_environments")
+    peers: bool = True
     num_classes: int = 100
     dim: int = 2048
     num_examples: int = 10_000
     num_layers: int = 10
     width: int = 1000
     batch_size: int = 500
-    rounds: int = 3
+    rounds: int = 5
+    threads: int = 2
 
 
-def data(cfg: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Features around class means, labels, and a classifier near those means."""
-    rng = np.random.default_rng(0)
-    means = rng.standard_normal((cfg.num_classes, cfg.dim), np.float32)
-    labels = rng.integers(0, cfg.num_classes, cfg.num_examples)
-    noise = rng.standard_normal((cfg.num_examples, cfg.dim), np.float32)
-    weight = means + 0.1 * rng.standard_normal(means.shape, np.float32)
-    bias = 0.1 * rng.standard_normal(cfg.num_classes, np.float32)
-    return means[labels] + 0.3 * noise, labels, weight, bias
+def compare(cfg: Config) -> None:
+    """Print the times of all ways to the statistics, and their ratios.
+
+    Raises:
+        RuntimeError: Two ways disagree.
+    """
+    limits = Limits(600, 8)
+    case = f"{cfg.num_classes}, {cfg.dim}, {cfg.num_examples}"
+    with tempfile.TemporaryDirectory() as folder:
+        log, file = Path(folder) / "log", str(Path(folder) / "result.npy")
+        names = ("ours", "torch") if cfg.peers else ("ours",)
+        peers = {name: Peer(name, cfg.environments, cfg.threads, log) for name in names}
+        try:
+            found, mine = [], np.zeros(0)
+            for environment, peer in peers.items():
+                for way in WAYS[environment]:
+                    request = request_for("first", case, way, small=False, file=file)
+                    (first,) = peer.ask(request, limits)["seconds"]
+                    measured = Measurement(case, environment, way, first_seconds=first)
+                    found.append(measured)
+                    values = np.load(file)
+                    mine = values if way == "ours" else mine  # it is the first
+                    check(way, values, mine)
+            rounds = Rounds(cfg.rounds, cfg.rounds, 0, 3, 1.0, 0)
+            found = take_turns(found, peers, rounds, limits)
+        finally:
+            for peer in peers.values():
+                peer.close()
+    report(cfg, found, float(mine[0]))
 
 
-def by_covariances(
-    features, labels, weight, bias, *, truncated: bool
-) -> dict[str, Any]:
-    """NC1 to NC4 and CDNV by the covariance matrices and a pseudo-inverse."""
-    num_classes, dim = weight.shape
-    counts = np.bincount(labels, minlength=num_classes)
-    means = np.zeros((num_classes, dim), np.float32)
-    np.add.at(means, labels, features)
-    means /= counts[:, None]
-    deviations = features - means[labels]
-    within = deviations.T @ deviations / len(features)
-    centred = means - means.mean(axis=0)
-    between = centred.T @ centred / num_classes
-    if truncated:
-        factors: Any = svds(between, k=num_classes - 1)
-        left, values, right = factors
-        inverse = right.T @ ((1 / values)[:, None] * left.T)
-    else:
-        inverse = np.linalg.pinv(between, rcond=1e-6, hermitian=False)
-    variances = np.bincount(labels, np.sum(deviations**2, axis=1)) / counts
-    gram = means @ means.T
-    squares = np.diag(gram)[:, None] + np.diag(gram)[None] - 2 * gram
-    pairs = ~np.eye(num_classes, dtype=bool)
-    cdnv = (variances[:, None] + variances[None])[pairs] / (2 * squares[pairs])
-    lengths = np.linalg.norm(centred, axis=1)
-    cosines = (centred @ centred.T) / np.outer(lengths, lengths)
-    scaled = lambda a: a / np.linalg.norm(a)
-    nearest = np.argmin(-2 * features @ means.T + np.diag(gram)[None], axis=1)
-    predicted = np.argmax(features @ weight.T + bias[None], axis=1)
-    return {
-        "nc1": np.sum(within * inverse.T) / num_classes,
-        "nc2_equinorm": lengths.std() / lengths.mean(),
-        "nc2_equiangular": np.abs(cosines[pairs] + 1 / (num_classes - 1)).mean(),
-        "nc3": np.linalg.norm(scaled(weight) - scaled(centred)),
-        "nc4": np.mean(nearest != predicted),
-        "cdnv": cdnv.mean(),
-    }
+def check(way: str, values: np.ndarray, mine: np.ndarray) -> None:
+    """Raise unless statistics are ours.
+
+    Args:
+        way: How they were found.
+        values: In the order of `collapse_cases.FIELDS`.
+        mine: Ours.
+
+    Raises:
+        RuntimeError: One is not.
+    """
+    for name, value, own in zip(collapse_cases.FIELDS, values, mine, strict=True):
+        if not abs(own - value) <= 1e-3 * abs(value) + 1e-6:
+            raise RuntimeError(f"{name} is {own} by ours and {value} by {way}")
+
+
+def report(cfg: Config, found: list[Measurement], nc1: float) -> None:
+    """Print times, and the median over rounds of their ratio to ours."""
+    print(f"K = {cfg.num_classes}, d = {cfg.dim}, N = {cfg.num_examples}")
+    ours = next(m for m in found if m.implementation == "ours")
+    print(f"  {'ours, first call':24s}{ours.first_seconds:8.3f} s")
+    for way in found:
+        ratio = np.median(np.divide(way.seconds, ours.seconds))
+        typical = np.median(way.seconds)
+        print(f"  {way.implementation:24s}{typical:8.3f} s{ratio:8.1f} times ours")
+    print(f"  NC1 {nc1:.9g} by all; load {os.getloadavg()[0]:.1f}")
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -101,37 +136,6 @@ def seconds(call: Callable[[], Any]) -> float:
     start = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - start
-
-
-def compare(cfg: Config) -> None:
-    """Print the times of all ways to the statistics, and their ratios."""
-    features, labels, weight, bias = data(cfg)
-    h, y, w, b = map(jnp.asarray, (features, labels, weight, bias))
-    ours = lambda: collapse.statistics(h, y, classifier=(w, b))
-    first, found = seconds(ours), ours()
-    given = (features, labels, weight, bias)
-    ways = {
-        "ours": ours,
-        "pinv of d x d": lambda: by_covariances(*given, truncated=False),
-        "svds of d x d": lambda: by_covariances(*given, truncated=True),
-    }
-    for name in ("pinv of d x d", "svds of d x d"):
-        for key, value in ways[name]().items():
-            mine = float(getattr(found, key))
-            if abs(mine - value) > 1e-3 * abs(value) + 1e-6:
-                raise RuntimeError(f"{key} is {mine} by ours and {value} by {name}")
-    times = {name: [] for name in ways}
-    for _ in range(cfg.rounds):
-        for name, way in ways.items():
-            times[name].append(seconds(way))
-    typical = {name: statistics.median(found) for name, found in times.items()}
-    print(f"K = {cfg.num_classes}, d = {cfg.dim}, N = {cfg.num_examples}")
-    print(f"  ours, first call    {first:8.3f} s")
-    for name, typically in typical.items():
-        ratios = [t / mine for t, mine in zip(times[name], times["ours"], strict=True)]
-        ratio = statistics.median(ratios)
-        print(f"  {name:18s}  {typically:8.3f} s  {ratio:7.1f} times ours")
-    print(f"  NC1 {float(found.nc1):.9g} by all three")
 
 
 def law(cfg: Config) -> None:
@@ -170,6 +174,10 @@ def memory(cfg: Config) -> None:
 def main() -> None:
     """Measure and print."""
     cfg = tyro.cli(Config, description=__doc__)
+    # Every library takes as many threads as there are processors that it may use, and
+    # processes inherit them.
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: cfg.threads])
     compare(cfg)
     law(cfg)
     memory(cfg)
