@@ -59,7 +59,8 @@ def _pseudo_inverse(matrix, rank):
 
 
 def _truncated(matrix, rank):
-    left, values, right = (torch.tensor(a) for a in svds(matrix.numpy(), k=rank))
+    factors = svds(matrix.numpy(), k=rank)  # with negative strides
+    left, values, right = (torch.from_numpy(a.copy()) for a in factors)
     return right.T @ ((1 / values)[:, None] * left.T)
 
 
