@@ -200,3 +200,27 @@ def test_bad_outliers_name_the_fix(user_land):
         outlier_orthogonality(H, Y, H[0])
     with pytest.raises(ValueError, match=r"`origin` must be.*'mean'"):
         outlier_orthogonality(H, Y, H, origin="mean")
+
+
+def test_no_example_at_all_has_no_loss():
+    nothing = squared_error_split(
+        jnp.full((6, 4), jnp.nan),
+        jnp.arange(6) % 3,
+        classifier=(jnp.ones((3, 4)), None),
+        weight_decay=0.1,
+    )
+    assert np.isnan(nothing[:4]).all()
+    assert nothing.num_left_out == 6
+
+
+def test_outliers_of_any_size_and_none_at_all():
+    rng = np.random.default_rng(0)
+    features = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)
+    outliers = jnp.asarray(rng.normal(size=(5, 4)), jnp.float32)
+    measure = lambda h, other: outlier_orthogonality(h, jnp.arange(6) % 3, other)
+    expected = measure(features, outliers).cosines
+    # Squares of such ratios of lengths leave the range of float32.
+    for big, small in [(2.0**60, 2.0**-60), (2.0**-60, 2.0**60)]:
+        found = measure(big * features, small * outliers).cosines
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert np.isnan(measure(features, outliers * jnp.nan).value)

@@ -13,6 +13,7 @@ from jaxtheory.collapse._moments import (
     check_feature_matrix,
     check_labels,
     class_moments,
+    power_of_two_below,
 )
 from jaxtheory.collapse._statistics import check_classifier
 
@@ -77,7 +78,8 @@ def squared_error_split(
         weight_decay: ``lambda > 0`` of the loss above.
 
     Returns:
-        The parts, in the units of the loss, and the best classifier.
+        The parts, in the units of the loss (NaN where no example could be used), and
+        the best classifier.
 
     Raises:
         ValueError: Shapes or dtypes do not fit, `classifier` is None, `weight_decay` is
@@ -147,11 +149,13 @@ def _split(features, labels, classifier, weight_decay):
     away = square(_matmul(rows, (joined - best).T)) / total
     loss = square(_matmul(rows, joined.T) - targets) / total
     dim = features.shape[1]
+    # Of no examples at all only the decay would be left, which is no loss.
+    measured = lambda value: jnp.where(jnp.any(used), value, jnp.nan)
     return SquaredErrorSplit(
-        nc1=(square(within) / total + decay * square(best)) / 2,
-        nc23=between / total / 2,
-        perpendicular=(away + decay * square(joined - best)) / 2,
-        total=(loss + decay * square(joined)) / 2,
+        nc1=measured(square(within) / total + decay * square(best)) / 2,
+        nc23=measured(between / total) / 2,
+        perpendicular=measured(away + decay * square(joined - best)) / 2,
+        total=measured(loss + decay * square(joined)) / 2,
         weight=best[:, :dim],
         bias=None if bias is None else best[:, dim],
         num_left_out=jnp.sum(~used),
@@ -207,7 +211,8 @@ def outlier_orthogonality(
             where labels are traced.
 
     Returns:
-        Mean absolute cosine and the cosines. A mean of length 0 has cosine 0.
+        Mean absolute cosine and the cosines. A mean of length 0 has cosine 0; NaN
+        where no example, or no outlier, is finite.
 
     Raises:
         ValueError: Shapes or dtypes do not fit, `origin` is another word, or labels are
@@ -250,14 +255,27 @@ def _orthogonality(features, labels, outliers, origin, num_classes):
     moments = class_moments(jnp.asarray(features), jnp.asarray(labels), num_classes)
     dtype, present = moments.means.dtype, moments.counts > 0
     finite = jnp.all(jnp.isfinite(outliers), axis=1)
-    rows = jnp.where(finite[:, None], outliers, 0).astype(dtype) / moments.unit
-    outside = jnp.where(finite[:, None], rows - moments.origin[None, :], 0)
-    outside = jnp.sum(outside, axis=0) / jnp.maximum(jnp.sum(finite), 1)
-    start = -moments.origin
+    rows = jnp.where(finite[:, None], outliers, 0).astype(dtype)
+    # The two sets may differ in size by more than a square can hold. A power of two
+    # that fits both is exact.
+    larger = jnp.maximum(moments.unit, power_of_two_below(jnp.max(jnp.abs(rows))))
+    shrink = moments.unit / larger
+    start, away = -moments.origin, rows / larger
     if origin == "global_mean":
+        away = away - moments.origin[None, :] * shrink
         start = _matmul(present.astype(dtype), moments.means) / jnp.sum(present)
+    outside = jnp.sum(jnp.where(finite[:, None], away, 0), axis=0)
+    outside = outside / jnp.where(jnp.any(finite), jnp.sum(finite), jnp.nan)
+    if origin == "global_mean":
+        outside = outside - start * shrink
     directions = unit(moments.means - start[None, :], axis=1)
-    cosines = _matmul(directions, unit(outside - start))
+    cosines = _matmul(directions, unit(outside / _longest(outside)))
     value = jnp.sum(jnp.where(present, jnp.abs(cosines), 0)) / jnp.sum(present)
     left_out = jnp.sum(~moments.used) + jnp.sum(~finite)
     return OutlierOrthogonality(value, jnp.where(present, cosines, jnp.nan), left_out)
+
+
+def _longest(vector):
+    """Its largest entry, by which it is divided before it is squared; 1 for zero."""
+    largest = jnp.max(jnp.abs(vector))
+    return jnp.where(largest == 0, 1, largest)
