@@ -1,5 +1,7 @@
 """Few-shot bounds and pairwise errors against closed forms and simulated shots."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -363,3 +365,43 @@ H, Y = jnp.ones((6, 2)), jnp.arange(6) % 2
 def test_bad_input_names_the_fix(call, message, user_land):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_complexity_of_what_is_not_finite():
+    x = jnp.ones((3, 2)).at[1, 0].set(jnp.nan)
+    relu = lambda w, x: jax.nn.relu(x @ w)  # whose slope at NaN is 0
+    labels = jnp.array([0, 1, 0])
+    found = geometric_complexity(relu, jnp.eye(2), x, labels=labels).value
+    np.testing.assert_array_equal(found, [2, np.nan])
+    probes = {"num_probes": 2, "key": jax.random.key(0)}
+    assert jnp.isnan(geometric_complexity(relu, jnp.eye(2), x, **probes).value)
+
+
+@pytest.mark.parametrize(
+    ("apply_fn", "x", "message"),
+    [
+        (None, jnp.ones((3, 2)), r"`apply_fn` must be a function"),
+        (lambda w, x: (x, x), jnp.ones((3, 2)), r"`apply_fn` must return.*tuple"),
+        (lambda w, x: x[:2], jnp.ones((3, 2)), r"`apply_fn` must return.*\(2, 2\)"),
+        (lambda w, x: jnp.sum(x), jnp.ones((3, 2)), r"`apply_fn` must return.*\(\)"),
+        (lambda w, x: jnp.ones(3, int), jnp.ones((3, 2)), r"`apply_fn`.*int32"),
+        (lambda w, x: x, jnp.ones((0, 2)), r"`x` must hold at least one example"),
+        (lambda w, x: x, None, r"no array was given as `x`"),
+        (lambda w, x: x, jnp.ones((3, 2), int), r"`x` must be floating.*int32"),
+    ],
+)
+def test_bad_complexity_names_the_fix(apply_fn: Any, x: Any, message, user_land):
+    with pytest.raises(ValueError, match=message):
+        geometric_complexity(apply_fn, jnp.ones(()), x)
+
+
+def test_examples_of_coinciding_means_are_told_apart_by_chance():
+    found = pair_moments(jnp.ones((6, 4)), jnp.arange(6) % 3)
+    measured = np.asarray(pairwise_errors(found).measured)
+    np.testing.assert_array_equal(measured[~np.eye(3, dtype=bool)], 0.5)
+
+
+@pytest.mark.parametrize("moments", [None, jnp.ones(3), "moments"])
+def test_errors_of_something_else_name_the_fix(moments: Any, user_land):
+    with pytest.raises(ValueError, match=r"`moments` must be `PairMoments`.*Pass"):
+        pairwise_errors(moments)

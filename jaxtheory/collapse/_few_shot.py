@@ -28,7 +28,7 @@ class PairMoments(NamedTuple):
             ``[k, k]``.
         fourth: ``mean ||h - mu_i||^4 / d_ij^4``. Shape ``[k, k]``.
         measured_error: Share of the examples of ``i`` that are nearer to ``mu_j`` than
-            to ``mu_i``. Shape ``[k, k]``.
+            to ``mu_i``; 1/2 where the two coincide. Shape ``[k, k]``.
         counts: Examples used in each class. Shape ``[k]``.
         num_left_out: Examples left out, for a feature that is not finite or a traced
             label out of range.
@@ -126,6 +126,11 @@ def pairwise_errors(moments: PairMoments) -> PairwiseErrors:
     References:
         Luthra, Salunkhe & Galanti 2026, arXiv:2603.03530, section 4.
     """
+    if not isinstance(moments, PairMoments):
+        raise ValueError(
+            "`moments` must be `PairMoments`, but is a "
+            f"{type(moments).__name__}. Pass what `pair_moments` returned."
+        )
     variance = moments.directional
     gaussian = jax.scipy.stats.norm.cdf(-0.5 / jnp.sqrt(variance))
     cantelli = 1 / (1 + 1 / (4 * variance))  # 1 where the variance is infinite
@@ -161,6 +166,7 @@ def _pair_moments(features, labels, num_classes):
         return jnp.where(pairs, jnp.where(apart, matrix, jnp.inf), jnp.nan)
 
     errors = average((along > 0.5).astype(means.dtype))
+    errors = jnp.where(apart, errors, 0.5)
     return PairMoments(
         variance=defined(average(lengths) * inverse),
         directional=defined(average(jnp.square(along))),

@@ -12,11 +12,12 @@ from jaxtheory.batching import (
     check_batch_size,
     check_count,
     check_examples,
+    check_function,
     check_key,
     check_params,
     sum_examples,
 )
-from jaxtheory.collapse._moments import check_labels
+from jaxtheory.collapse._moments import check_floating, check_labels
 
 
 def geometric_complexity(
@@ -57,8 +58,8 @@ def geometric_complexity(
 
     Returns:
         The complexity (shape ``[k]`` with `labels`, NaN for a class that does not
-        occur), with the standard error over probes (0 when exact). It does not cover
-        the choice of examples.
+        occur; NaN where an input or a feature is not finite), with the standard error
+        over probes (0 when exact). It does not cover the choice of examples.
 
     Raises:
         ValueError: Inputs are not floating-point, `key` is missing or not needed, or
@@ -78,13 +79,11 @@ def geometric_complexity(
         Munn, Dherin & Gonzalvo 2024, arXiv:2405.15706; Dherin et al. 2022,
         arXiv:2209.13083.
     """
+    check_function("apply_fn", apply_fn)
     check_params(params)
     check_batch_size(batch_size)
-    if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
-        raise ValueError(
-            "`x` must be floating-point to be differentiated, but has dtype "
-            f"{jnp.result_type(x)}."
-        )
+    check_examples(x=x)
+    check_floating(x, "x")
     if (num_probes is None) != (key is None):
         raise ValueError(
             "`key` must be given where `num_probes` is, and only there: without probes "
@@ -116,7 +115,23 @@ def _check_classes(x, labels, num_classes):
 
 def _rows(apply_fn, params):
     """``x -> features`` as one row for each example."""
-    return lambda x: jnp.reshape(apply_fn(params, x), (x.shape[0], -1))
+
+    def rows(x):
+        outputs = apply_fn(params, x)
+        is_array = hasattr(outputs, "dtype") and hasattr(outputs, "shape")
+        floating = is_array and jnp.issubdtype(outputs.dtype, jnp.floating)
+        if not floating or outputs.shape[:1] != x.shape[:1]:
+            was = f"a {type(outputs).__name__}"
+            if is_array:
+                was = f"shape {outputs.shape} and dtype {outputs.dtype}"
+            raise ValueError(
+                "`apply_fn` must return one floating-point row for each of "
+                f"{x.shape[0]} examples, but returned {was}. Pick one array out of "
+                "what the model returns."
+            )
+        return jnp.reshape(outputs, (x.shape[0], -1))
+
+    return rows
 
 
 def _squares(tangents):
@@ -132,7 +147,14 @@ def _mean(per_example, labels, classes, weights):
         return jnp.sum(per_example * weights), jnp.sum(weights)
     member = labels[:, None] == jnp.arange(classes)[None, :]
     weights = jnp.where(member, weights[:, None], 0)
-    return jnp.sum(per_example[:, None] * weights, axis=0), jnp.sum(weights, axis=0)
+    weighted = jnp.where(member, per_example[:, None] * weights, 0)
+    return jnp.sum(weighted, axis=0), jnp.sum(weights, axis=0)
+
+
+def _where_finite(squares, *arrays):
+    """NaN for examples with an entry that is not finite, whose slopes can be 0."""
+    finite = [jnp.all(jnp.isfinite(a), axis=tuple(range(1, a.ndim))) for a in arrays]
+    return jnp.where(jnp.all(jnp.stack(finite), axis=0), squares, jnp.nan)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -157,6 +179,7 @@ def _exact(apply_fn, batch_size, classes, params, x, labels):
             return _squares(jax.jvp(rows, (chunk,), (tangent,))[1])
 
         squares = jnp.sum(jax.lax.map(one, jnp.arange(like.shape[1])), axis=0)
+        squares = _where_finite(squares, chunk, rows(chunk))
         return _mean(squares, own, classes, weights)
 
     total, number = sum_examples(part, (x, labels), batch_size=batch_size)
@@ -173,8 +196,9 @@ def _probes(apply_fn, batch_size, num_probes, classes, params, x, labels, key):
 
         def part(data, weights):
             chunk, own, probe = data
-            _, pull = jax.vjp(_rows(apply_fn, params), chunk)
-            return _mean(_squares(pull(probe)[0]), own, classes, weights)
+            outputs, pull = jax.vjp(_rows(apply_fn, params), chunk)
+            squares = _where_finite(_squares(pull(probe)[0]), chunk, outputs)
+            return _mean(squares, own, classes, weights)
 
         total, number = sum_examples(part, (x, labels, signs), batch_size=batch_size)
         return total / number

@@ -122,21 +122,35 @@ def check_features(features: Any, name: str = "features") -> None:
             is not floating, or it is sharded over a mesh with explicit axes.
     """
     check_examples(**{name: features})
-    if not hasattr(features, "dtype"):
-        raise ValueError(
-            f"`{name}` must be one array, but is a {type(features).__name__}."
-        )
+    check_floating(features, name)
     num_shards(features)  # refuses explicit axes and says how to make others
-    dtype = jnp.result_type(features)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(
-            f"`{name}` must be floating-point, but has dtype {dtype}. Cast it, for "
-            "example with `.astype(jnp.float32)`."
-        )
     if 0 in jnp.shape(features):
         raise ValueError(
             f"`{name}` must hold at least one feature for every example, but has shape "
             f"{jnp.shape(features)}."
+        )
+
+
+def check_floating(array: Any, name: str) -> None:
+    """Raise unless `array` is one floating-point array of JAX or NumPy.
+
+    Args:
+        array: What the user passed.
+        name: What an error message calls it.
+
+    Raises:
+        ValueError: It is something else, such as a list, or its dtype is not floating
+            (integers, complex numbers, strings, objects).
+    """
+    if not isinstance(array, jax.Array | np.ndarray):
+        raise ValueError(
+            f"`{name}` must be one array, but is a {type(array).__name__}. Pass "
+            "`jnp.asarray(...)` of it."
+        )
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"`{name}` must be floating-point, but has dtype {array.dtype}. Cast it, "
+            "for example with `.astype(jnp.float32)`."
         )
 
 
@@ -195,9 +209,14 @@ def check_label_vector(labels: Any) -> tuple[int, ...]:
     Raises:
         ValueError: It is something else, multi-hot rows for example.
     """
+    if not isinstance(labels, jax.Array | np.ndarray):
+        raise ValueError(
+            "`labels` must be a vector of integer class indices, one for each example, "
+            f"but is a {type(labels).__name__}. Pass `jnp.asarray(labels)`."
+        )
     check_examples(labels=labels)
     num_shards(labels)
-    shape, dtype = jnp.shape(labels), jnp.result_type(labels)
+    shape, dtype = labels.shape, labels.dtype
     if len(shape) != 1 or not jnp.issubdtype(dtype, jnp.integer):
         raise ValueError(
             "`labels` must be a vector of integer class indices, one for each example, "
