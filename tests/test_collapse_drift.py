@@ -146,3 +146,13 @@ def test_traces_once_for_the_same_shapes(features, monkeypatch):
 def test_bad_input_names_the_fix(features, options, message, user_land):
     with pytest.raises(ValueError, match=message):
         leave_one_out_drift(features, jnp.arange(6) % 2, **options)
+
+
+def test_features_that_are_all_alike_or_not_finite_are_not_without_errors():
+    labels = jnp.arange(6) % 3
+    alike = leave_one_out_drift(jnp.full((6, 2), 3.0), labels)
+    assert alike.nearest_mean_error == 1  # ties
+    np.testing.assert_allclose(alike.classifier_error, 2 / 3, rtol=1e-6)
+    nothing = leave_one_out_drift(jnp.full((6, 2), jnp.nan), labels)
+    assert np.isnan(nothing.nearest_mean_error)
+    assert np.isnan(nothing.classifier_error)

@@ -29,7 +29,8 @@ class LeaveOneOutDrift(NamedTuple):
         classifier: Frobenius norm of the change of the ridge classifier over the norm
             of the classifier. Shape ``[n]``.
         nearest_mean_error: Share of examples whose nearest class mean is wrong when
-            their own class mean is taken without them. In-sample it is lower.
+            their own class mean is taken without them; a tie counts as wrong. In-sample
+            it is lower. NaN where no example is used, as the next.
         classifier_error: Share of examples that the ridge classifier gets wrong when
             fitted without them.
         num_left_out: Examples left out of everything, for a feature that is not finite
@@ -112,7 +113,8 @@ def _drift(features, labels, ridge, num_classes):
     """`leave_one_out_drift`, of checked arguments."""
     moments = class_moments(features, labels, num_classes)
     total = jnp.maximum(jnp.sum(moments.counts), 1)
-    share = lambda wrong: jnp.sum(wrong & moments.used) / total
+    wrongly = lambda wrong: jnp.sum(wrong & moments.used) / total
+    share = lambda wrong: jnp.where(jnp.any(moments.used), wrongly(wrong), jnp.nan)
     class_mean, far = _mean_drift(moments)
     classifier, wrong = _classifier_drift(moments, ridge, total)
     keep = lambda values: jnp.where(moments.used, values, 0)
@@ -149,7 +151,7 @@ def _mean_drift(moments):
     along = along - jnp.take_along_axis(along, labels[:, None], axis=1)
     away = lengths[:, None] + squares[labels] - 2 * along
     away = jnp.where(others[labels], away, jnp.inf)
-    far = alone | (jnp.min(away, axis=1) < own)
+    far = alone | (jnp.min(away, axis=1) <= own)
     return jnp.where(alone | (apart == 0), jnp.inf, drift), far
 
 
@@ -185,6 +187,7 @@ def _classifier_drift(moments, ridge, total):
     errors = errors / jnp.maximum(rest, 1 / total)[:, None]
     moved = jnp.linalg.norm(left * damping[None, :], axis=1)
     moved = moved * jnp.linalg.norm(errors, axis=1) / jnp.where(size == 0, 1, size)
-    outputs = targets - errors + frequencies
+    # Where nothing varies, that target minus error is 0 up to a sign of rounding.
+    outputs = jnp.where(jnp.any(values > 0), targets - errors, 0) + frequencies
     outputs = jnp.where((moments.counts > 0)[None, :], outputs, -jnp.inf)
     return moved, jnp.argmax(outputs, axis=1) != moments.labels
