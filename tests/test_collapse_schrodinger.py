@@ -83,6 +83,11 @@ def test_what_cannot_be_trusted_shows():
     assert not broken.converged
     found = schrodinger_gap(double_well, learning_rate=0.1, interval=(-2.5, 1.0))
     assert found.edge_mass > 0.01
+    with np.errstate(over="ignore"):
+        steep = schrodinger_gap(
+            lambda x: 1e10 * x**4, learning_rate=0.1, interval=(-3, 3), num_points=201
+        )
+    assert np.isfinite(steep.gap) or not steep.converged
 
 
 @pytest.mark.parametrize(
@@ -92,6 +97,10 @@ def test_what_cannot_be_trusted_shows():
         ({"num_points": 100}, r"`num_points` must be odd"),
         ({"num_points": 3}, r"`num_points` must be an integer of at least 9"),
         ({"interval": (1.0, 1.0)}, r"`interval` must be two finite numbers in order"),
+        ({"interval": None}, r"`interval` must be two numbers, but was None"),
+        ({"interval": ("a", "b")}, r"`interval` must be two numbers"),
+        ({"potential": None}, r"`potential` must be a function"),
+        ({"potential": lambda x: x + 1j}, r"`potential` must return real.*complex"),
         ({"potential": np.sum}, r"`potential` must return one value for each point"),
     ],
 )

@@ -92,6 +92,12 @@ def schrodinger_gap(
             f"`num_points` must be odd, so that every other point makes the coarser "
             f"grid, but was {num_points}."
         )
+    if not callable(potential):
+        raise ValueError(
+            f"`potential` must be a function, but is a {type(potential).__name__}."
+        )
+    if np.shape(interval) != (2,) or np.asarray(interval).dtype.kind not in "iuf":
+        raise ValueError(f"`interval` must be two numbers, but was {interval!r}.")
     low, high = (float(end) for end in interval)
     if not -np.inf < low < high < np.inf:
         raise ValueError(
@@ -100,7 +106,12 @@ def schrodinger_gap(
     # Nodes and, between them, midpoints.
     points = np.linspace(low, high, 2 * num_points - 1)
     with jax.enable_x64(True):
-        values = np.asarray(potential(points), np.float64)
+        values = np.asarray(potential(points))
+    if values.dtype.kind not in "iuf":
+        raise ValueError(
+            f"`potential` must return real numbers, but returned dtype {values.dtype}."
+        )
+    values = values.astype(np.float64)
     if values.shape != points.shape:
         raise ValueError(
             "`potential` must return one value for each point, but returned shape "
@@ -118,7 +129,8 @@ def schrodinger_gap(
     outside = (density[:edge].sum() + density[-edge:].sum()) / density.sum()
     gap = (4 * fine - coarse) / 3
     error = abs(fine - coarse) / 3
-    return SchrodingerGap(gap, error, float(outside), fine_rests and coarse_rests)
+    rests = fine_rests and coarse_rests and bool(np.isfinite(gap))
+    return SchrodingerGap(gap, error, float(outside), rests)
 
 
 def _gap(log_density, spacing, rate):
