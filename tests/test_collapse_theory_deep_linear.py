@@ -225,3 +225,12 @@ def test_classes_of_equal_counts_merge_whatever_the_others_are(ratio):
 def test_bad_input_is_named(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+@pytest.mark.parametrize("k", [2, 3, 5, 7, 10])
+def test_beyond_the_threshold_nothing_is_learnt(k):
+    best = theory.balanced_optimum(
+        "cross_entropy", k, 5, weight_decay=1e3, feature_decay=1e3
+    )
+    np.testing.assert_array_equal(best.logits, 0)
+    np.testing.assert_allclose(best.objective, np.log(k), rtol=1e-12)

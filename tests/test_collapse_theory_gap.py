@@ -180,6 +180,8 @@ def test_a_free_bias_that_falls_for_ever():
         ({"logits": np.zeros((3, 2))}, r"`targets` must lie in \[0, 2\)"),
         ({"logits": np.zeros((3, 2)), "targets": np.eye(3)}, r"shape \[n, 2\]"),
         ({"conjugate": lambda u, y: 0}, "`conjugate` must be None"),
+        ({"logits": np.full((3, 3), np.nan)}, "`logits` must be finite"),
+        ({"targets": np.ones(3)}, r"`targets` must be integers \[n\]"),
         ({"loss": lambda z, y: 0}, "`conjugate` must be given"),
         ({"loss": "focal"}, "`loss` must be"),
         (

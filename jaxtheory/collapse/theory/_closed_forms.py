@@ -112,7 +112,8 @@ def balanced_optimum(
 def _cross_entropy_margin(smoothing, k, pull):
     """The margin and the loss at it: the own probability is ``1 - s + s/K - pull``."""
     p = max(1 - smoothing + smoothing / k - pull, 1 / k)
-    margin = np.log((k - 1) * p / (1 - p))
+    # Beyond the threshold nothing is learnt, and rounding must not make it negative.
+    margin = max(np.log((k - 1) * p / (1 - p)), 0.0)
     own = 1 - smoothing + smoothing / k
     return margin, -own * np.log(p) - (1 - own) * np.log((1 - p) / (k - 1))
 

@@ -248,6 +248,11 @@ def _outputs(targets, logits, classifier, features, bias_decay):
 
 def _check_matrix(name, outputs, targets):
     """Raise unless outputs are ``[n, k]`` and named classes are among the ``k``."""
+    if not np.all(np.isfinite(outputs)):
+        raise ValueError(
+            f"`{name}` must be finite, but {np.sum(~np.isfinite(outputs))} entries are "
+            "not. What diverged has no gap."
+        )
     if outputs.ndim != 2:
         raise ValueError(f"`{name}` must have shape [n, k], but has {outputs.shape}.")
     k = outputs.shape[1]

@@ -91,6 +91,11 @@ class SquaredError:
 def one_hot(targets: Any, num_outputs: int) -> Any:
     """Unit vectors of integer targets; targets that are vectors stay as they are."""
     if not jnp.issubdtype(targets.dtype, jnp.integer):
+        if targets.ndim != 2:
+            raise ValueError(
+                "`targets` must be integers [n] or one vector for each example [n, k], "
+                f"but have dtype {targets.dtype} and shape {targets.shape}."
+            )
         return targets
     columns = np.arange(num_outputs)
     return (targets[:, None] == columns[None, :]).astype(float)
