@@ -284,6 +284,10 @@ def test_examples_that_are_not_finite_are_left_out_and_counted(example):
     assert int(expected.num_nonfinite) == 0
     nothing = measure(jnp.full_like(features, jnp.nan))
     assert (int(nothing.num_nonfinite), int(nothing.rank)) == (40, 0)
+    # A network that has diverged must not look like one without errors.
+    names = ["classifier_error", "bias_collapse", "nearest_mean_error"]
+    names += ["within_class_trace", "between_class_trace"]
+    assert all(np.isnan(getattr(nothing, name)) for name in names)
 
 
 def test_outputs_that_are_not_finite_disagree(example):
@@ -447,6 +451,12 @@ H, Y, W = jnp.ones((6, 4)), jnp.arange(6) % 3, jnp.ones((3, 4))
         (jnp.ones((6, 0)), Y, {}, r"`features` must hold at least one feature"),
         (jnp.ones((0, 4)), Y, {}, r"`features` must hold at least one example"),
         (jnp.ones((6, 4), int), Y, {}, r"`features` must be floating.*int32.*Cast"),
+        (np.ones((6, 4), object), Y, {}, r"`features` must be floating.*object"),
+        (H, np.array(list("abcabc")), {}, r"`labels` must be a vector.*<U1"),
+        (H, [0, 1, 2, 0, 1, 2], {}, r"`labels\[0\]` must have examples"),
+        (H, Y, {"classifier": (W + 0j, None)}, r"`classifier\[0\]`.*complex64"),
+        (H, Y, {"classifier": (W, Y[:3])}, r"`classifier\[1\]`.*int32"),
+        (H, Y, {"classifier": ([[1.0] * 4] * 3, None)}, r"`classifier\[0\]`.*list"),
         (H, Y[:5], {}, r"`labels` must have as many examples.*`features`"),
         (H, jnp.eye(6, 3), {}, r"`labels` must be a vector.*\(6, 3\).*argmax"),
         (H, jnp.ones(6), {}, r"`labels` must be a vector.*float32"),

@@ -69,13 +69,15 @@ class CollapseStatistics(NamedTuple):
             than to that of their own class.
         nc2_classifier: Distance of the classifier's rows ``w_k`` (not centred) from a
             simplex frame, as `nc2`. None without a classifier, as all that follow.
-        nc2_classifier_equinorm: As `nc2_equinorm`, of the rows.
+        nc2_classifier_equinorm: As `nc2_equinorm`, of the rows; NaN for ``W = 0``.
         nc2_classifier_equiangular: As `nc2_equiangular`, of the rows.
         nc3_frame: Self-duality by Zhu et al., ``||W M^T / ||W M^T||_F - (I - J/K) /
             sqrt(K-1)||_F``: zero only where the two are dual *and* a simplex frame.
         bias_collapse: ``||W mu_G + b||``, in units of the outputs. Zero where the bias
             does no more than centre the features; depends on their common shift.
-        classifier_error: Fraction of examples that the classifier gets wrong.
+        classifier_error: Fraction of examples that the classifier gets wrong; an
+            example whose outputs are not finite is one. NaN where no example is used,
+            as `bias_collapse` and the two traces.
         class_variances: ``v_k``, the trace of the covariance (``1/n_k``) of each class,
             in squared units of the features. Shape ``[k]``.
     """
@@ -163,6 +165,8 @@ def report(
     occurring = jnp.maximum(jnp.sum(present), 1)
     total = jnp.maximum(jnp.sum(summary.counts), 1)
     dtype = summary.means.dtype
+    # Of no examples at all, no number may look like a perfect one.
+    measured = lambda value: jnp.where(jnp.any(present), value, jnp.nan)
     nc1 = scatter_ratio_of(sums, between.rank)
     if conventions.normalize_by_classes:
         nc1 = nc1 / occurring
@@ -178,8 +182,8 @@ def report(
         nc2=defined(frame.distance),
         nc2_equinorm=defined(frame.equinorm),
         nc2_equiangular=defined(frame.equiangular),
-        within_class_trace=within * summary.unit * summary.unit,
-        between_class_trace=between.trace * summary.unit * summary.unit,
+        within_class_trace=measured(within * summary.unit * summary.unit),
+        between_class_trace=measured(between.trace * summary.unit * summary.unit),
         class_counts=summary.counts,
         rank=between.rank,
         num_nonfinite=summary.num_nonfinite,
@@ -191,7 +195,7 @@ def report(
         directional_cdnv=directional,
         nearest_mean_error=defined(far),
         class_variances=summary.variances * summary.unit * summary.unit,
-        **_of_classifier(reference, sums, classifier, defined),
+        **_of_classifier(reference, sums, classifier, defined, measured),
     )
 
 
@@ -208,7 +212,7 @@ _OF_CLASSIFIER = (
 )
 
 
-def _of_classifier(reference, sums, classifier, defined):
+def _of_classifier(reference, sums, classifier, defined, measured):
     """The fields that need a classifier; None without one."""
     if classifier is None:
         return dict.fromkeys(_OF_CLASSIFIER)
@@ -231,8 +235,10 @@ def _of_classifier(reference, sums, classifier, defined):
         "nc2_classifier_equinorm": rows.equinorm,
         "nc2_classifier_equiangular": rows.equiangular,
         "nc3_frame": defined(frame_distance(product, present)),
-        "bias_collapse": _bias_collapse(summary, between, weight, classifier[1], scale),
-        "classifier_error": sums.wrong.astype(dtype) / total,
+        "bias_collapse": measured(
+            _bias_collapse(summary, between, weight, classifier[1], scale)
+        ),
+        "classifier_error": measured(sums.wrong.astype(dtype) / total),
     }
 
 

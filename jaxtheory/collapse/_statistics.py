@@ -9,7 +9,11 @@ from jaxtyping import Array, Float, Integer
 
 from jaxtheory.batching import check_batch_size, check_examples, num_shards
 from jaxtheory.collapse._accumulator import finalize, of_examples
-from jaxtheory.collapse._moments import check_feature_matrix, check_labels
+from jaxtheory.collapse._moments import (
+    check_feature_matrix,
+    check_floating,
+    check_labels,
+)
 from jaxtheory.collapse._record import (
     CollapseStatistics,
     Conventions,
@@ -65,9 +69,10 @@ def statistics(
 
     Returns:
         The statistics, in the precision of the features (at least float32). Where all
-        class means coincide, `rank` is 0, `nc1` infinite and NC2 to NC4 are NaN. A
-        class with one example adds nothing to ``Sigma_W``. With ``K > d + 1`` no
-        simplex frame fits and `nc2` cannot reach 0. Batches, their order, the numbering
+        class means coincide, `rank` is 0, `nc1` infinite and NC2 to NC4 are NaN; where
+        no example could be used, traces and errors are NaN too. A class with one
+        example adds nothing to ``Sigma_W``. With ``K > d + 1`` no simplex frame fits
+        and `nc2` cannot reach 0. Batches, their order, the numbering
         of classes and sharding change the numbers by rounding alone.
 
     Raises:
@@ -118,7 +123,7 @@ def check_classifier(
         The number of classes; None where neither argument says it.
 
     Raises:
-        ValueError: It is no pair, or a shape does not fit.
+        ValueError: It is no pair of floating-point arrays, or a shape does not fit.
     """
     if classifier is None:
         return num_classes
@@ -128,7 +133,8 @@ def check_classifier(
             f"{type(classifier).__name__}. Pass `(weight, None)` if there is no bias; "
             "of a Flax layer, pass `(kernel.T, bias)`."
         )
-    shape, bias = jnp.shape(classifier[0]), classifier[1]
+    check_floating(classifier[0], "classifier[0]")
+    shape, bias = classifier[0].shape, classifier[1]
     if len(shape) != 2 or shape[1] != num_features:
         flipped = len(shape) == 2 and shape[0] == num_features
         fix = " This looks like a Flax kernel [d, k]: transpose it." if flipped else ""
@@ -136,6 +142,8 @@ def check_classifier(
             "`classifier[0]` (the weight) must have shape [k, d] with d = "
             f"{num_features} features, but has shape {shape}.{fix}"
         )
+    if bias is not None:
+        check_floating(bias, "classifier[1]")
     if bias is not None and jnp.shape(bias) != shape[:1]:
         raise ValueError(
             f"`classifier[1]` (the bias) must be None or have shape {shape[:1]}, one "
