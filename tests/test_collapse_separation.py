@@ -1,17 +1,23 @@
 """The law of data separation against dense scatters, closed forms and a linear net."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxtheory.collapse import (
+    bootstrap_separation_law,
+    choose_layer,
+    effective_depth,
     fit_layer_line,
     fit_separation_law,
     layer_statistics,
     separation,
     separation_law,
     statistics,
+    suggest_depth,
 )
 
 
@@ -284,9 +290,35 @@ def test_bad_values_and_labels_name_the_fix(user_land):
         fit_separation_law(jnp.ones(2))
     with pytest.raises(ValueError, match=r"`values` must be a vector.*\(2, 2\)"):
         fit_separation_law(jnp.ones((2, 2)))
-    with pytest.raises(ValueError, match=r"`labels\[0\]` must have examples"):
+    with pytest.raises(ValueError, match=r"`labels` must be a vector.*is a list"):
         separation_law([H, H, H], [0, 1, 0, 1, 0, 1])  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"`labels` must lie in \[0, 2\)"):
         separation(H, jnp.arange(6), num_classes=2)
     with pytest.raises(ValueError, match=r"`num_classes` must be given"):
         jax.jit(separation)(H, jnp.arange(6) % 2)
+
+
+@pytest.mark.parametrize("layers", [None, jnp.ones((3, 6, 4)), (x for x in ())])
+def test_layers_that_are_no_layers_name_the_fix(layers: Any, user_land):
+    for call in (separation_law, layer_statistics, choose_layer):
+        with pytest.raises(ValueError, match=r"`layers` must be a mapping.*but is a"):
+            call(layers, jnp.arange(6) % 3)
+
+
+def test_values_that_are_no_real_numbers_name_the_fix(user_land):
+    values: Any
+    for values in (None, "abc", jnp.ones(3) + 1j, np.array([None] * 3)):
+        for call in (fit_separation_law, fit_layer_line):
+            with pytest.raises(ValueError, match=r"`values` must be real.*dtype"):
+                call(values)
+        with pytest.raises(ValueError, match=r"`errors` must be real.*dtype"):
+            effective_depth(values)
+    with pytest.raises(ValueError, match=r"`law` must be a `SeparationLaw`"):
+        suggest_depth(values, 0.1)
+
+
+def test_resamples_without_scatter_are_not_negative():
+    features = jnp.arange(12.0).reshape(6, 2)[:, ::-1] ** 2
+    layers, labels = [features, 2 * features, 3 * features], jnp.arange(6) % 3
+    found = bootstrap_separation_law(layers, labels, key=jax.random.key(0))
+    assert jnp.all(found.resampled_values >= 0)

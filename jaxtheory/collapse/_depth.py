@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxtheory.batching import check_number
+from jaxtheory.collapse._law import real_array
 from jaxtheory.collapse._separation import SeparationLaw
 
 
@@ -40,6 +41,11 @@ def suggest_depth(
     References:
         He & Su 2023, arXiv:2210.17020 (the law as a guide to depth).
     """
+    if not isinstance(law, SeparationLaw):
+        raise ValueError(
+            "`law` must be a `SeparationLaw`, but is a "
+            f"{type(law).__name__}. Pass what `fit_separation_law` returned."
+        )
     check_number("target", target, lambda d: 0 < d < float("inf"), "positive")
     gap = jnp.log(target) - law.log_intercept
     falls = law.log_slope < 0
@@ -77,7 +83,7 @@ def effective_depth(
     References:
         Galanti et al. 2022, arXiv:2202.09028, definition of the effective depth.
     """
-    errors = jnp.asarray(errors, float)
+    errors = real_array(errors, "errors")
     if errors.ndim != 1 or errors.size == 0:
         raise ValueError(
             "`errors` must be a vector with one entry for each layer, but has shape "

@@ -1,10 +1,11 @@
 """Straight lines through one number a layer, and what chance makes of them."""
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxtheory._types import Estimate, KeyArray
@@ -176,13 +177,43 @@ def check_layer_values(
         ValueError: It is no vector, `input_layer` is another word, or fewer than three
             values are left.
     """
-    array = jnp.asarray(values, float)
+    array = real_array(values, "values")
     if array.ndim != 1:
         raise ValueError(
             "`values` must be a vector with one entry for each layer, but has shape "
             f"{array.shape}."
         )
     return array, check_num_layers(array.size, input_layer, "values")
+
+
+def real_array(values: Any, name: str) -> Float[Array, "..."]:
+    """Turn what the user passed into a floating-point array.
+
+    Args:
+        values: Numbers, in an array or a list.
+        name: What an error message calls them.
+
+    Returns:
+        The array.
+
+    Raises:
+        ValueError: They are no real numbers.
+    """
+    if not isinstance(values, jax.Array):
+        try:
+            values = np.asarray(values)
+        except ValueError as error:
+            raise ValueError(
+                f"`{name}` must be one array of numbers: {error}"
+            ) from error
+    if values.dtype.kind not in "iuf" and not jnp.issubdtype(
+        values.dtype, jnp.floating
+    ):
+        raise ValueError(
+            f"`{name}` must be real numbers, but has dtype {values.dtype}. Pass an "
+            "array or a list of them."
+        )
+    return jnp.asarray(values, float)
 
 
 def check_num_layers(count: int, input_layer: InputLayer, name: str) -> int:

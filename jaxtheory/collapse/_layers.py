@@ -16,7 +16,11 @@ from jaxtheory.collapse._moments import (
     class_moments,
     scatter_ratio,
 )
-from jaxtheory.collapse._separation import LayerNames, check_layers
+from jaxtheory.collapse._separation import (
+    LayerNames,
+    check_is_layers,
+    check_layers,
+)
 
 _matmul = partial(jnp.matmul, precision="highest")
 
@@ -108,6 +112,7 @@ def layer_statistics(
         the angle); Galanti et al. 2022, arXiv:2112.15121 (CDNV) and arXiv:2202.09028
         (nearest class centres).
     """
+    check_is_layers(layers)
     if len(layers) == 0:
         raise ValueError("`layers` must hold at least one layer, but is empty.")
     if rank_of not in ("class_means", "features"):

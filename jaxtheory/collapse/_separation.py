@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -168,6 +168,7 @@ def separation_law(
     References:
         He & Su 2023, arXiv:2210.17020.
     """
+    check_is_layers(layers)
     first = check_num_layers(len(layers), input_layer, "layers")
     names, features, num_classes = check_layers(layers, labels, num_classes)
     measured = [_separation(h, labels, num_classes) for h in features]
@@ -228,6 +229,22 @@ def check_layers(
         check_features(features, f"layers[{name!r}]")
         check_examples(**{f"layers[{name!r}]": features, "labels": labels})
     return names, list(layers.values() if named else layers), num_classes
+
+
+def check_is_layers(layers: Any) -> None:
+    """Raise unless `layers` is a mapping or a list of what layers put out.
+
+    Args:
+        layers: What the user passed.
+
+    Raises:
+        ValueError: It is something else, such as one array.
+    """
+    if not isinstance(layers, Mapping | list | tuple):
+        raise ValueError(
+            "`layers` must be a mapping from names to features, or a list of features "
+            f"in network order, but is a {type(layers).__name__}."
+        )
 
 
 def check_order(names: LayerNames) -> None:

@@ -16,7 +16,11 @@ from jaxtheory.collapse._moments import (
     between_class,
     class_moments,
 )
-from jaxtheory.collapse._separation import check_layers, fit_log_line
+from jaxtheory.collapse._separation import (
+    check_is_layers,
+    check_layers,
+    fit_log_line,
+)
 
 _matmul = partial(jnp.matmul, precision="highest")
 
@@ -74,7 +78,9 @@ def bootstrap_separation_law(
         input_layer: As in `separation_law`.
 
     Returns:
-        The intervals. NaN where an example would have been left out of a layer.
+        The intervals. NaN where an example would have been left out of a layer, or a
+        resample of it has no scatter, which has no logarithm; classes of a few examples
+        give such resamples.
 
     Raises:
         ValueError: As in `separation_law`; or `key`, `num_resamples` or `level` is
@@ -99,6 +105,7 @@ def bootstrap_separation_law(
     check_key(key)
     num_resamples = check_count(num_resamples=num_resamples, at_least=2)
     check_number("level", level, lambda p: 0 < p < 1, "strictly between 0 and 1")
+    check_is_layers(layers)
     first = check_num_layers(len(layers), input_layer, "layers")
     _, features, num_classes = check_layers(layers, labels, num_classes)
     weights = _draw(labels, key, num_resamples, num_classes)
@@ -165,4 +172,5 @@ def _reweighted(moments: ClassMoments, member, weights):
     moved_back = jnp.square(_matmul(shift, between.pseudo_inverse))
     second = jnp.sum(projected * weights[:, None])
     value = (second - jnp.sum(moved_back * counts[:, None])) / total
-    return jnp.where(between.rank > 0, value, jnp.inf)
+    # The same few examples drawn over and over do not scatter, up to rounding.
+    return jnp.where(between.rank > 0, jnp.maximum(value, 0), jnp.inf)

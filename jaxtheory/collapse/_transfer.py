@@ -19,7 +19,11 @@ from jaxtheory.collapse._projection import (
     project,
     variability_collapse,
 )
-from jaxtheory.collapse._separation import LayerNames, check_layers
+from jaxtheory.collapse._separation import (
+    LayerNames,
+    check_is_layers,
+    check_layers,
+)
 
 _matmul = partial(jnp.matmul, precision="highest")
 
@@ -157,6 +161,7 @@ def choose_layer(
     words = ("log_evidence", "h_score", "trans_rate", "variability_collapse")
     if score not in words:
         raise ValueError(f"`score` must be one of {words}, but was {score!r}.")
+    check_is_layers(layers)
     if len(layers) == 0:
         raise ValueError("`layers` must hold at least one layer, but is empty.")
     names, features, num_classes = check_layers(layers, labels, num_classes)
