@@ -1,5 +1,7 @@
 """Fixed frames, collapse penalties, weights against minority collapse, fine-tuning."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -324,3 +326,36 @@ KEY = jax.random.key
 def test_bad_input_names_the_fix(call, message, user_land):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_penalty_of_a_diverged_batch_is_no_perfect_one():
+    nothing = jnp.full((6, 2), jnp.nan)
+    assert jnp.isnan(collapse_penalty(nothing, jnp.arange(6) % 3, num_classes=3))
+
+
+@pytest.mark.parametrize(
+    ("labels", "weights", "message"),
+    [
+        (jnp.array([0, -1]), jnp.ones(3), r"`labels` must lie in \[0, 3\).*-1 to 0"),
+        (jnp.array([0, 2]), jnp.ones(2), r"`labels` must lie in \[0, 2\).*0 to 2"),
+        (jnp.array([0, 1]), jnp.array([-1.0, 2.0]), r"`weights` must be.*-1.0"),
+        (jnp.array([0, 1]), jnp.zeros(2), r"`weights` must be.*not all zero"),
+        (jnp.array([0, 1]), jnp.array([jnp.nan, 1]), r"`weights` must be finite"),
+        (jnp.array([0, 1]), [1.0, 1.0], r"`weights` must be one array.*list"),
+        ([0, 1], jnp.ones(2), r"`labels` must be a vector.*list"),
+    ],
+)
+def test_bad_sampling_names_the_fix(labels: Any, weights: Any, message, user_land):
+    with pytest.raises(ValueError, match=message):
+        sampling_probabilities(labels, weights)
+
+
+def test_traced_labels_without_a_weight_are_no_probabilities():
+    draw = jax.jit(lambda labels: sampling_probabilities(labels, jnp.ones(2)))
+    assert jnp.isnan(draw(jnp.array([0, -1, 1]))).all()
+
+
+def test_integer_logits_are_not_rounded(user_land):
+    logits: Any = jnp.ones((1, 2), int)
+    with pytest.raises(ValueError, match=r"`logits` must be floating.*int32"):
+        adjust_logits(logits, [3, 1])

@@ -145,7 +145,8 @@ def collapse_penalty(
 
     Returns:
         The penalty; 0 for a batch where no class means differ, which has no gradient
-        that would help.
+        that would help, and NaN for one without an example whose features are finite
+        (others are left out).
 
     Raises:
         ValueError: Shapes or dtypes do not fit, `measure` is another word or a weight
@@ -198,7 +199,8 @@ def _penalty(features, labels, variability, uniformity, num_classes, measure):
         ratio = within / jnp.where(differ, between, 1)
     spread = _log_uniformity(means, squares, present, _rounding(moments))
     total = variability * jnp.where(differ, ratio, 0) + uniformity * spread
-    return jnp.where(differ, total, 0)
+    total = jnp.where(differ, total, 0)
+    return jnp.where(jnp.any(present), total, jnp.nan)
 
 
 def _rounding(moments: ClassMoments):

@@ -1,12 +1,15 @@
 """Against minority collapse: what to do with class counts before training."""
 
-from typing import Literal
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Integer
 
 from jaxtheory.batching import check_number
+from jaxtheory.collapse._moments import check_floating, check_label_vector
 from jaxtheory.collapse.theory._losses import check_class_counts
 from jaxtheory.collapse.theory._seli import ClassCounts
 
@@ -44,6 +47,7 @@ def adjust_logits(
         Menon et al. 2021, arXiv:2007.07314, eq. 10.
     """
     counts = check_class_counts(class_counts)
+    check_floating(logits, "logits")
     if jnp.ndim(logits) != 2 or logits.shape[1] != len(counts):
         raise ValueError(
             f"`logits` must have shape [n, {len(counts)}], a column for each entry of "
@@ -99,10 +103,11 @@ def sampling_probabilities(
         weights: Weight of each class, such as `class_weights`.
 
     Returns:
-        Probabilities that sum to 1.
+        Probabilities that sum to 1; NaN if a traced label has no weight.
 
     Raises:
-        ValueError: Shapes or dtypes do not fit.
+        ValueError: Shapes or dtypes do not fit, a concrete label has no weight, or
+            concrete weights are negative, not finite or all zero.
 
     Example:
         >>> import jax.numpy as jnp
@@ -111,17 +116,48 @@ def sampling_probabilities(
         >>> [f"{probability:.3f}" for probability in drawn]
         ['0.167', '0.167', '0.167', '0.500']
     """
-    if jnp.ndim(labels) != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(
-            "`labels` must be a vector of integers, but has shape "
-            f"{jnp.shape(labels)} and dtype {labels.dtype}."
-        )
-    if jnp.ndim(weights) != 1:
-        raise ValueError(
-            f"`weights` must be a vector, but has shape {jnp.shape(weights)}."
-        )
-    chosen = weights[labels]
+    check_label_vector(labels)
+    check_class_weights(weights)
+    num_classes = weights.shape[0]
+    if not isinstance(labels, Tracer):
+        with jax.ensure_compile_time_eval():
+            lowest, highest = int(labels.min()), int(labels.max())
+        if lowest < 0 or highest >= num_classes:
+            raise ValueError(
+                f"`labels` must lie in [0, {num_classes}) for {num_classes} `weights`, "
+                f"but range from {lowest} to {highest}. Pass one weight for each class."
+            )
+    labels, weights = jnp.asarray(labels), jnp.asarray(weights)
+    known = (labels >= 0) & (labels < num_classes)
+    chosen = jnp.where(known, weights[jnp.where(known, labels, 0)], jnp.nan)
     return chosen / jnp.sum(chosen)
+
+
+def check_class_weights(weights: Any) -> None:
+    """Raise unless `weights` is a vector that examples can be drawn by.
+
+    Args:
+        weights: What the user passed.
+
+    Raises:
+        ValueError: It is no floating-point vector; or (concrete weights only) one is
+            negative or not finite, or all are zero.
+    """
+    check_floating(weights, "weights")
+    if weights.ndim != 1 or weights.size == 0:
+        raise ValueError(
+            "`weights` must be a vector, one entry for each class, but has shape "
+            f"{weights.shape}."
+        )
+    if isinstance(weights, Tracer):
+        return
+    with jax.ensure_compile_time_eval():
+        lowest, total = float(weights.min()), float(weights.sum())
+    if not (lowest >= 0 and 0 < total < np.inf):
+        raise ValueError(
+            "`weights` must be finite, not negative and not all zero, but their least "
+            f"is {lowest} and their sum {total}. Pass `class_weights(class_counts)`."
+        )
 
 
 def escape_weights(
