@@ -153,6 +153,11 @@ H, Y = jnp.ones((6, 4)), jnp.ones((6, 2))
     ("call", "message"),
     [
         (lambda: regression_statistics(H, Y[:, 0]), r"`targets` must be a matrix"),
+        (lambda: regression_statistics(H, Y + 1j), r"`targets` must be real.*complex"),
+        (
+            lambda: regression_statistics(H, Y, weight=jnp.ones((2, 4), complex)),
+            r"`weight` must be floating.*complex",
+        ),
         (lambda: regression_statistics(H, Y[:4]), r"`targets` must have as many"),
         (lambda: regression_statistics(H, Y[:, :0]), r"`targets` must have at least"),
         (
@@ -164,3 +169,10 @@ H, Y = jnp.ones((6, 4)), jnp.ones((6, 2))
 def test_bad_input_names_the_fix(call, message, user_land):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_last_layer_that_is_not_finite_has_no_measures():
+    weight = jnp.ones((2, 4)).at[0, 0].set(jnp.nan)
+    found = regression_statistics(H, Y, weight=weight)
+    assert np.isnan(found.nrc2)
+    assert np.isnan(found.nrc3)

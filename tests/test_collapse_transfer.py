@@ -306,3 +306,22 @@ H, Y = jnp.ones((6, 2)), jnp.arange(6) % 2
 def test_bad_input_names_the_fix(call, message, user_land):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda p: 3 * p, lambda p: -p, jnp.log, lambda p: p.at[0, 0].set(jnp.nan)],
+)
+def test_leep_of_rows_that_are_no_probabilities(change):
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(12, 4)), jnp.float32)
+    rows, labels = jax.nn.softmax(logits), jnp.arange(12) % 3
+    assert leep(rows, labels) <= 0
+    assert jnp.isnan(leep(change(rows), labels))
+
+
+def test_scores_of_no_example_at_all():
+    found = transfer_scores(jnp.full((6, 2), jnp.nan), jnp.arange(6) % 3)
+    assert np.isnan(found.h_score)
+    assert np.isnan(found.log_evidence)
+    assert not found.evidence_converged

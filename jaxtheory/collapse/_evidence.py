@@ -113,7 +113,7 @@ def evidence_of(projection: Projection, dimension: int) -> LogEvidence:
         value=jnp.where(projection.num_left_out == 0, mean, jnp.nan),
         weight_precision=of_class(alpha) * jnp.square(projection.unit),
         noise_precision=of_class(beta),
-        converged=jnp.all(converged | ~present),
+        converged=jnp.all(converged | ~present) & (projection.num_left_out == 0),
     )
 
 

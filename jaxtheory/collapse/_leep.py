@@ -34,7 +34,8 @@ def leep(
 
     Returns:
         The score, at most 0; higher promises better transfer. NaN if a traced label is
-        out of range.
+        out of range, or a row is no probabilities: not finite, negative, or a sum that
+        is not 1 to the rounding of its precision (logits, for example).
 
     Raises:
         ValueError: Shapes or dtypes do not fit, or a concrete label is out of range.
@@ -55,7 +56,19 @@ def leep(
             f"{jnp.shape(assignments)}."
         )
     check_examples(assignments=assignments, labels=labels)
-    return _leep(assignments, labels, check_labels(labels, num_classes))
+    score = _leep(assignments, labels, check_labels(labels, num_classes))
+    return jnp.where(_are_probabilities(assignments), score, jnp.nan)
+
+
+@jax.jit
+def _are_probabilities(rows):
+    """Whether rows are not negative and sum to 1, to the rounding of their precision.
+
+    A softmax of ``z`` terms is off by some ``sqrt(z)`` roundings.
+    """
+    rounding = 8 * float(jnp.finfo(rows.dtype).eps) * rows.shape[1] ** 0.5
+    sums = jnp.sum(rows, axis=1, dtype=jnp.promote_types(rows.dtype, jnp.float32))
+    return jnp.all(rows >= 0) & jnp.all(jnp.abs(sums - 1) <= rounding)
 
 
 def gaussian_leep(

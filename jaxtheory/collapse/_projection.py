@@ -93,10 +93,11 @@ def explained_classes(projection: Projection) -> Float[Array, ""]:
 
     Returns:
         The trace: the part of one-hot labels, over the class counts, that the span of
-        the features holds.
+        the features holds. NaN where no example could be used.
     """
     squares = jnp.sum(jnp.square(projection.sums), axis=1)
-    return jnp.sum(squares / jnp.maximum(projection.counts, 1))
+    trace = jnp.sum(squares / jnp.maximum(projection.counts, 1))
+    return jnp.where(jnp.any(projection.counts > 0), trace, jnp.nan)
 
 
 def variability_collapse(projection: Projection, num_features: int) -> Float[Array, ""]:

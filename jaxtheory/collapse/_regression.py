@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Real
 
 from jaxtheory.batching import check_examples
-from jaxtheory.collapse._moments import check_features, rounding_of
+from jaxtheory.collapse._law import real_array
+from jaxtheory.collapse._moments import check_features, check_floating, rounding_of
 
 _matmul = partial(jnp.matmul, precision="highest")
 
@@ -106,6 +107,9 @@ def regression_statistics(
                 f"`{name}` must be a matrix, one row for each example, but has shape "
                 f"{jnp.shape(array)}. A single column is `{name}[:, None]`."
             )
+    real_array(targets, "targets")
+    if weight is not None:
+        check_floating(weight, "weight")
     shape = (jnp.shape(targets)[1], jnp.shape(features)[1])
     if shape[0] == 0:
         raise ValueError("`targets` must have at least one column, but has none.")
@@ -144,6 +148,7 @@ def _regression_statistics(features, targets, weight, centre_features):
         weight = jnp.asarray(weight, dtype)
         weight = weight / jnp.maximum(jnp.max(jnp.abs(weight)), jnp.finfo(dtype).tiny)
         nrc2 = away(_span(weight, jnp.linalg.norm(weight)))
+        nrc2 = jnp.where(jnp.all(jnp.isfinite(weight)), nrc2, jnp.nan)
         unit = jnp.maximum(jnp.max(jnp.abs(y)), jnp.finfo(dtype).tiny)
         y = _centred(y / unit, used) / jnp.sqrt(jnp.sum(used))
         nrc3, shift, num_clipped = _least_distance(_matmul(weight, weight.T), y)
