@@ -253,3 +253,42 @@ def test_bad_images_are_named(user_land):
         models.CNN((4,), 2).init(key, IMAGES[..., 0])
     with pytest.raises(ValueError, match=r"at least 16 x 16 pixels for 5 blocks"):
         models.CNN((4,) * 5, 2).init(key, IMAGES)
+
+
+NOTHING: Any = None
+
+
+@pytest.mark.parametrize("size", [1e-3, 300.0])
+def test_directions_in_half_precision(size):
+    head = models.FixedClassifier(3, normalize=True)
+    h = jnp.asarray([[1.0, 2, 3, 4], [4, -3, 2, 1], [0, 0, 0, 0]])
+    expected = head.apply({}, h)
+    found = head.apply({}, (size * h).astype(jnp.float16))
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: models.FixedClassifier(1), r"`num_outputs`.*at least 2, but was 1"),
+        (lambda: models.FixedClassifier(3, scale=0.0), r"`scale` must be positive"),
+        (lambda: models.FixedClassifier(3, seed=-1), r"`seed`.*at least 0, but was -1"),
+        (
+            lambda: models.FixedClassifier(3).apply({}, jnp.ones((5, 4), int)),
+            r"`h`.*int32",
+        ),
+        (
+            lambda: models.SkipConnection(
+                models.MLP((4,), 3), layer="a", num_outputs=0
+            ),
+            "`num_out",
+        ),
+        (
+            lambda: models.SkipConnection(NOTHING, layer="a", num_outputs=2),
+            r"`model` must be an `MLP`",
+        ),
+    ],
+)
+def test_bad_heads_are_named(build, message, user_land):
+    with pytest.raises(ValueError, match=message):
+        build()

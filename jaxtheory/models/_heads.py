@@ -9,6 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxtheory import collapse
+from jaxtheory.batching import check_count, check_number
 from jaxtheory.models._layers import check_sizes
 from jaxtheory.models._networks import CNN, MLP
 
@@ -30,7 +31,9 @@ class FixedClassifier(nn.Module):
         seed: Seed of the rotation.
 
     Raises:
-        ValueError: When called: the frame does not fit into the number of features.
+        ValueError: `num_outputs` is below 2, `scale` not positive or `seed` negative.
+            When called: the frame does not fit into the number of features, or they
+            are not floating-point.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -50,6 +53,12 @@ class FixedClassifier(nn.Module):
     normalize: bool = False
     seed: int = 0
 
+    def __post_init__(self):
+        check_count(num_outputs=self.num_outputs, at_least=2)
+        check_count(seed=self.seed, at_least=0)
+        check_number("scale", self.scale, lambda s: 0 < s < float("inf"), "positive")
+        super().__post_init__()
+
     def weight(self, dimension: int) -> Float[Array, "k d"]:
         """The frame in `dimension` features, with `scale`."""
         counts = None if self.class_counts is None else tuple(self.class_counts)
@@ -63,9 +72,18 @@ class FixedClassifier(nn.Module):
 
     def __call__(self, h: Float[Array, "n d"]) -> Float[Array, "n k"]:
         """Outputs of features."""
+        if not jnp.issubdtype(jnp.result_type(h), jnp.floating):
+            raise ValueError(
+                "`h` must be floating-point, as the frame is, but has dtype "
+                f"{jnp.result_type(h)}. Cast it."
+            )
         if self.normalize:
+            # The square of a length overflows half precision early. Directions do not
+            # depend on the scale, nor do their derivatives.
+            largest = jax.lax.stop_gradient(jnp.max(jnp.abs(h), -1, keepdims=True))
+            h = h / jnp.where(largest > 0, largest, 1)
             length = jnp.linalg.norm(h, axis=-1, keepdims=True)
-            h = h / jnp.maximum(length, jnp.finfo(h.dtype).tiny)
+            h = h / jnp.where(largest > 0, length, 1)
         return h @ self.weight(h.shape[-1]).T.astype(h.dtype)
 
 
@@ -146,6 +164,15 @@ class SkipConnection(nn.Module):
     _: KW_ONLY
     layer: str
     num_outputs: int
+
+    def __post_init__(self):
+        check_count(num_outputs=self.num_outputs)
+        if not isinstance(self.model, MLP | CNN):
+            raise ValueError(
+                "`model` must be an `MLP` or a `CNN`, but is a "
+                f"{type(self.model).__name__}."
+            )
+        super().__post_init__()
 
     @property
     def trainable(self) -> tuple[str, ...]:
