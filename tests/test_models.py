@@ -265,6 +265,8 @@ def test_directions_in_half_precision(size):
     expected = head.apply({}, h)
     found = head.apply({}, (size * h).astype(jnp.float16))
     np.testing.assert_allclose(found, expected, atol=5e-3)
+    total: Any = lambda h: jnp.sum(jnp.asarray(head.apply({}, h)) ** 2)
+    assert jnp.isfinite(jax.grad(total)(h)).all()
 
 
 @pytest.mark.parametrize(

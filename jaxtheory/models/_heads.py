@@ -82,8 +82,10 @@ class FixedClassifier(nn.Module):
             # depend on the scale, nor do their derivatives.
             largest = jax.lax.stop_gradient(jnp.max(jnp.abs(h), -1, keepdims=True))
             h = h / jnp.where(largest > 0, largest, 1)
-            length = jnp.linalg.norm(h, axis=-1, keepdims=True)
-            h = h / jnp.where(largest > 0, length, 1)
+            # Zero has no direction, and the derivative of its length is NaN.
+            along = jnp.where(largest > 0, h, 1)
+            length = jnp.linalg.norm(along, axis=-1, keepdims=True)
+            h = h / length
         return h @ self.weight(h.shape[-1]).T.astype(h.dtype)
 
 
