@@ -67,6 +67,32 @@ def test_they_are_what_the_laws_take(found):
     assert law.values.shape == (8,)
 
 
+class Dropped(nn.Module):
+    @nn.compact
+    def __call__(self, x, deterministic=False):
+        return nn.Dropout(0.5, deterministic=deterministic)(x)
+
+
+def test_eval_mode_is_asked_for(found, user_land):
+    _, variables, x = found
+    with pytest.raises(ValueError, match=r"in eval mode.*`train=False`"):
+        models.intermediates(Net(), variables, x)
+    with pytest.raises(ValueError, match=r"in eval mode.*`deterministic=True`"):
+        models.intermediates(Dropped(), {}, x)
+    assert list(models.intermediates(Dropped(), {}, x, deterministic=True)) == [
+        "Dropout_0",
+        "output",
+    ]
+
+
+def test_only_models_of_the_package_are_read_by_name(found, user_land):
+    _, variables, x = found
+    with pytest.raises(ValueError, match=r"is a Net\..*models\.intermediates"):
+        models.features(Net(), variables, x)  # pyright: ignore
+    with pytest.raises(ValueError, match=r"is a Net\..*kernel\.T"):
+        models.classifier(Net(), variables)  # pyright: ignore
+
+
 def test_bad_module_names_the_fix(user_land):
     with pytest.raises(ValueError, match=r"`module` must be a Linen module.*type"):
         models.intermediates(Net, {}, jnp.ones((2, 2)))  # pyright: ignore

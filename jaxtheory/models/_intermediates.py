@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import errors
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -32,13 +33,15 @@ def intermediates(
             ``deterministic=True``.
 
     Returns:
-        Features by name, what `collapse.layer_statistics` and
-        `collapse.separation_law` take. Inside a module computed under a Flax
-        transformation (``nn.jit``, ``nn.remat``) names are in alphabetical order, as
-        they are when the dictionary comes out of `jax.jit`.
+        Features by name, for `collapse.layer_statistics` and `collapse.separation_law`.
+        Choose among them first, in order: a law over all names would count a layer
+        before and after its activation, and the last one again as ``"output"``. The
+        input is not among them, which those laws put first. Inside a module computed
+        under a Flax transformation (``nn.jit``, ``nn.remat``) names are in alphabetical
+        order, as they are when the dictionary comes out of `jax.jit`.
 
     Raises:
-        ValueError: `module` is no Linen module.
+        ValueError: `module` is no Linen module, or is not in eval mode.
 
     Memory:
         The outputs of all layers for all examples at once.
@@ -60,9 +63,20 @@ def intermediates(
             f"is a {type(module).__name__}."
         )
     n = check_examples(x=x)
-    _, state = module.apply(
-        variables, x, capture_intermediates=True, mutable=["intermediates"], **options
-    )
+    try:
+        _, state = module.apply(
+            variables,
+            x,
+            capture_intermediates=True,
+            mutable=["intermediates"],
+            **options,
+        )
+    except (errors.ModifyScopeVariableError, errors.InvalidRngError) as error:
+        raise ValueError(
+            "`module` must be in eval mode, where it updates no statistics and draws "
+            f"no random numbers, but was called with {options}. Pass what puts it "
+            "there, such as `train=False` or `deterministic=True`."
+        ) from error
     found = {}
     for name, value in _flat(state["intermediates"], ()):
         if _is_feature(value, n):

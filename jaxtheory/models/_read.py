@@ -31,6 +31,9 @@ def features(
         ``[n, height, width, channels]`` up to the last block and ``[n, channels]``
         there.
 
+    Raises:
+        ValueError: `model` is another module.
+
     Memory:
         All layers of all `n` examples at once; `jaxtheory.batching.map_examples`
         takes them a chunk at a time.
@@ -44,6 +47,7 @@ def features(
         >>> list(models.features(model, variables, x))
         ['input', 'layer_1']
     """
+    _check_model(model, "its layers are `models.intermediates(module, variables, x)`")
     return model.apply(variables, x, method="features")  # pyright: ignore[reportReturnType]
 
 
@@ -63,6 +67,9 @@ def classifier(
     Returns:
         ``(weight, bias)``; `bias` is zero for a model without biases.
 
+    Raises:
+        ValueError: `model` is another module.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from jaxtheory import models
@@ -75,9 +82,19 @@ def classifier(
         >>> bool(jnp.allclose(outputs, h @ weight.T + bias[None], atol=1e-6))
         True
     """
+    _check_model(model, "its classifier is `(kernel.T, bias)` of its last layer")
     head = variables["params"]["output"]
     kernel = head["kernel"]
     fan_in, num_outputs = kernel.shape
     scale = forward_scale(model.parametrization, model.weight_std, fan_in)
     bias = head["bias"] if model.use_bias else jnp.zeros(num_outputs, kernel.dtype)
     return scale * kernel.T, bias
+
+
+def _check_model(model, instead):
+    """Raise unless the layers of the model are known."""
+    if not isinstance(model, MLP | CNN):
+        raise ValueError(
+            f"`model` must be an `MLP` or a `CNN`, but is a {type(model).__name__}. Of "
+            f"a module of your own, {instead}."
+        )
