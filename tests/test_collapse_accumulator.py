@@ -213,6 +213,19 @@ def test_statistics_from_batches_are_those_of_all(problem):
         halved, classifier=classifier, features_fn=lambda x: x / 2
     )
     np.testing.assert_array_equal(numbers(again), numbers(found))
+    anew = statistics_from_batches(lambda: iter(batches), classifier=classifier)
+    np.testing.assert_array_equal(numbers(anew), numbers(found))
+
+
+class Shrinking:
+    """Batches of which one is lost each time."""
+
+    def __init__(self, count):
+        self.left = [(H, Y)] * count
+
+    def __iter__(self):
+        yield from self.left
+        self.left = self.left[1:]
 
 
 def test_chunks_and_eight_devices_give_the_same(problem, eight_devices):
@@ -274,7 +287,10 @@ def test_bad_input_names_the_fix(call, message, user_land):
     ("batches", "options", "message"),
     [
         (iter([(H, Y)]), {"num_classes": 3}, r"`batches`.*iterate over twice"),
+        (5, {"num_classes": 3}, r"`batches`.*but was a int"),
         ([], {"num_classes": 3}, r"`batches`.*at least one"),
+        (Shrinking(2), {"num_classes": 3}, r"`batches`.*held 12 and then 6"),
+        (Shrinking(1), {"num_classes": 3}, r"`batches`.*held 6 and then 0"),
         ([(H, Y)], {}, r"`num_classes` must be given"),
         ([H], {"num_classes": 3}, r"`batches` must hold pairs"),
         ([(H, Y[:5])], {"num_classes": 3}, r"`labels` must have as many"),

@@ -26,7 +26,7 @@ from jaxtheory.collapse._statistics import check_classifier
 
 
 def statistics_from_batches(
-    batches: Iterable[tuple[Any, Any]],
+    batches: Iterable[tuple[Any, Any]] | Callable[[], Iterable[tuple[Any, Any]]],
     *,
     num_classes: int | None = None,
     features_fn: Callable[[Any], Any] | None = None,
@@ -44,7 +44,9 @@ def statistics_from_batches(
     Args:
         batches: Pairs ``(features, labels)``, or with `features_fn` pairs ``(x,
             labels)``: a list, a data loader, anything that starts anew each time one
-            iterates over it. Arrays of NumPy or JAX; a new size compiles again.
+            iterates over it, or a function that starts anew each time it is called,
+            such as ``lambda: generator(x, labels)``. Arrays of NumPy or JAX; a new size
+            compiles again.
         num_classes: Number of classes; not needed where `classifier` has it.
         features_fn: Maps the first of each pair to features ``[n, d]``, for example
             ``jax.jit(lambda x: model.apply(params, x))``; called twice for each batch.
@@ -59,8 +61,8 @@ def statistics_from_batches(
 
     Raises:
         ValueError: `batches` can be gone through only once (a generator) or is empty,
-            `num_classes` is missing, or a batch, the classifier or an option does not
-            fit.
+            the second pass holds fewer or more examples than the first, `num_classes`
+            is missing, or a batch, the classifier or an option does not fit.
 
     Memory:
         ``O(k d + k^2)`` beside one batch.
@@ -76,9 +78,10 @@ def statistics_from_batches(
     check_word("class_weights", class_weights)
     check_word("cdnv", cdnv)
     _check_batches(batches, num_classes, classifier)
-    pairs = lambda: _pairs(batches, features_fn)
-    acc = None
+    pairs = lambda: _pairs(_start(batches), features_fn)
+    acc, counts = None, [0, 0]
     for features, labels in pairs():
+        counts[0] += len(labels)
         if acc is None:
             dim, dtype = features.shape[1], features.dtype
             num_classes = check_classifier(classifier, dim, num_classes)
@@ -90,8 +93,15 @@ def statistics_from_batches(
     means = jax.jit(reference, static_argnums=1)(finalize(acc), class_weights)
     total = None
     for features, labels in pairs():
+        counts[1] += len(labels)
         sums = _second_pass(means, classifier, features, labels)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+    if counts[0] != counts[1]:
+        raise ValueError(
+            "`batches` must hold the same examples each time it is gone through, but "
+            f"held {counts[0]} and then {counts[1]}. Pass a list or a data loader that "
+            "drops none, or a function that makes the generator anew."
+        )
     conventions = Conventions(bool(normalize_by_classes), class_weights, cdnv)
     return _report(means, total, classifier, conventions)
 
@@ -104,13 +114,20 @@ def _second_pass(means, classifier, features, labels):
     return second_pass(means, classifier, features, labels, jnp.ones(labels.shape))
 
 
+def _start(batches):
+    """What one pass goes through."""
+    return batches if isinstance(batches, Iterable) else batches()
+
+
 def _check_batches(batches, num_classes, classifier):
     """Raise unless one can go through the batches twice, and classes are known."""
-    if isinstance(batches, Iterator) or not isinstance(batches, Iterable):
+    once = isinstance(batches, Iterator)
+    if once or not (isinstance(batches, Iterable) or callable(batches)):
         raise ValueError(
             "`batches` must be something to iterate over twice, because class means "
             "have to be known before scatter can be projected on them, but was a "
-            f"{type(batches).__name__}. Pass a list or a data loader, not a generator."
+            f"{type(batches).__name__}. Pass a list or a data loader; instead of a "
+            "generator, a function that makes it: `lambda: generator(...)`."
         )
     check_num_classes(num_classes)
     if num_classes is None and classifier is None:
