@@ -8,6 +8,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from jaxtheory import collapse, plot
+from jaxtheory._types import Estimate
 
 NAN = float("nan")
 STEPS = [0, 10, 20]
@@ -89,6 +90,17 @@ def test_curves_as_training_records_them():
         np.testing.assert_array_equal(line.get_ydata(), getattr(recorded, name))
 
 
+def test_curves_of_a_loop_of_ones_own():
+    """A list of what `statistics` returned at each step."""
+    found = collapse.statistics(jnp.asarray(FEATURES), jnp.asarray(LABELS))
+    steps = [found, found._replace(nc1=found.nc1 / 2), found]
+    ax = plot.collapse_curves(STEPS, steps, steps)
+    assert legend(ax)[:2] == ["NC1", "NC2"]
+    expected = np.array([1.0, 0.5, 1.0]) * float(found.nc1)
+    for line in (ax.lines[0], ax.lines[2]):
+        np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -97,6 +109,8 @@ def test_curves_as_training_records_them():
         ((STEPS, TRAIN, {"nc1": [1.0] * 3}), r"`test` must hold a curve 'nc2'"),
         (([[0]], TRAIN), r"`steps` must be a vector .* has shape \(1, 1\)"),
         ((STEPS, {"nc1": 1.0}), r"`train\['nc1'\]` must be a vector"),
+        ((STEPS, [1.0, 0.5, 0.1]), "`train` must be what .* is of type list"),
+        ((STEPS, TRAIN, 0.1), "`test` must be what .* is of type float"),
     ],
 )
 def test_curves_refuse(arguments, message, user_land):
@@ -117,7 +131,7 @@ def test_curves_refuse_options(user_land):
 
 
 def test_law_with_its_line_and_p_value():
-    ax = plot.separation_law(LAW, p_value=jnp.array(0.031))
+    ax = plot.separation_law(LAW, p_value=jnp.array(0.031), quantity="residual")
     points, line = ax.lines
     np.testing.assert_allclose(points.get_ydata(), VALUES, rtol=1e-6)
     slope, start = np.polyfit(np.arange(5), np.log(VALUES), 1)
@@ -127,6 +141,7 @@ def test_law_with_its_line_and_p_value():
     text = f"factor {np.exp(slope):.2f}, r = {correlation:.3f}, p = 0.031"
     assert legend(ax) == ["measured", text]
     assert (ax.get_yscale(), ax.get_xlabel()) == ("log", "layer")
+    assert ax.get_ylabel() == "residual"
 
 
 def test_laws_side_by_side_with_the_names_of_layers():
@@ -174,6 +189,7 @@ def test_laws_refuse(user_land):
         ({"laws": {}}, "`laws` must hold something to draw"),
         ({"laws": LINE}, "`laws` must be what .* type LayerLine"),
         ({"laws": LAW, "p_value": 2.0}, "`p_value` must be between 0 and 1"),
+        ({"laws": LAW, "p_value": Estimate(0.1, 0.0, 9)}, "`Estimate`. Pass its"),  # pyright: ignore
         ({"laws": LAW, "p_value": {"b": 0.1}}, r"`p_value` must have labels .*\['b'\]"),
         ({"laws": {"a": LAW, "b": LAW}, "p_value": 0.1}, "which of the laws"),
         ({"laws": LAW, "input_layer": "drop"}, "`input_layer` must be .*'drop'"),

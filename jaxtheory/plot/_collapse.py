@@ -22,7 +22,9 @@ from jaxtheory.plot._style import (
 )
 
 Steps: TypeAlias = Real[Array | np.ndarray, " r"] | Sequence[int | float]
-Curves: TypeAlias = CollapseStatistics | Mapping[str, Any]
+Curves: TypeAlias = (
+    CollapseStatistics | Sequence[CollapseStatistics] | Mapping[str, Any]
+)
 
 _MEASURES = ("nc1", "nc2", "nc3", "nc4")
 _COLOURS = (TRAIN, TEST, KERNEL, ACCENT, NULL, THEORY)
@@ -44,8 +46,9 @@ def collapse_curves(
     Args:
         steps: Training steps, ``[r]``.
         train: `collapse.statistics` of the training data as `dynamics.train` recorded
-            it (every field stacked over steps), or curves ``[r]`` by name. Where a
-            number is not finite nothing is drawn.
+            it (every field stacked over steps), a list of what it returned at each
+            step, or curves ``[r]`` by name. Where a number is not finite nothing is
+            drawn.
         test: The same of the test data, drawn dashed.
         measures: Names of the fields to draw; None takes ``nc1`` to ``nc4``, as many of
             them as `train` holds.
@@ -57,7 +60,8 @@ def collapse_curves(
         The axes: first a line for each measure of `train`, then those of `test`.
 
     Raises:
-        ValueError: A measure is missing, or of another length than `steps`.
+        ValueError: A measure is missing, or of another length than `steps`, or `train`
+            or `test` is something else.
 
     Example:
         >>> from jaxtheory import plot
@@ -74,9 +78,9 @@ def collapse_curves(
     """
     steps_ = vector("`steps`", steps)
     check_number("floor", floor, lambda v: 0 < v < np.inf, "a positive number")
-    held = {"train": _fields(train)}
+    held = {"train": _fields("train", train)}
     if test is not None:
-        held["test"] = _fields(test)
+        held["test"] = _fields("test", test)
     if measures is None:
         measures = [name for name in _MEASURES if name in held["train"]]
     curves = {
@@ -101,10 +105,32 @@ def collapse_curves(
     return ax
 
 
-def _fields(curves):
+def _fields(split, curves):
     """What there is to draw, by name."""
-    named = curves._asdict() if isinstance(curves, CollapseStatistics) else curves
+    if isinstance(curves, Mapping):
+        named = curves
+    elif isinstance(curves, CollapseStatistics):
+        named = curves._asdict()
+    elif isinstance(curves, Sequence) and all(
+        isinstance(one, CollapseStatistics) for one in curves
+    ):
+        named = _stacked(curves)
+    else:
+        raise ValueError(
+            f"`{split}` must be what `collapse.statistics` returned, stacked over "
+            "steps or in a list, or curves by name, but is of type "
+            f"{type(curves).__name__}."
+        )
     return {name: value for name, value in named.items() if value is not None}
+
+
+def _stacked(statistics):
+    """Curves of the numbers that every step has."""
+    columns = zip(*statistics, strict=True)
+    return {
+        name: None if any(v is None for v in values) else np.asarray(values)
+        for name, values in zip(CollapseStatistics._fields, columns, strict=False)
+    }
 
 
 def _some(measures):

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Real
 from matplotlib.axes import Axes
 
+from jaxtheory._types import Estimate
 from jaxtheory.batching import check_number
 from jaxtheory.collapse import LayerLine, SeparationLaw
 from jaxtheory.plot._style import (
@@ -34,6 +35,7 @@ def separation_law(
     *,
     p_value: Number | Mapping[str, Number] | None = None,
     input_layer: InputLayer = "include",
+    quantity: str = "separation fuzziness D",
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the separation ``D`` of each layer with the fitted line, on a log axis.
@@ -43,12 +45,14 @@ def separation_law(
     chance is the p-value of `collapse.random_drop_test`.
 
     Args:
-        laws: What `collapse.separation_law` (or `fit_separation_law`) returned. Several
-            by label, of the same layers, such as ``{"before": ..., "after": ...}``.
+        laws: What `collapse.separation_law` (or `fit_separation_law`, or
+            `next_token_law`) returned. Several by label, of the same layers, such as
+            ``{"before": ..., "after": ...}``.
         p_value: ``random_drop_test(law.values, ...).drop_variation.value``, for the
             legend; by label if laws are, where some may be missing.
-        input_layer: What the fit was made with: "exclude" begins the line at the second
-            layer.
+        input_layer: What the fit was made with: "exclude" (the default of
+            `next_token_law`) begins the line at the second layer.
+        quantity: What the values are; the label of the axis.
         ax: Axes to draw into; None makes a figure.
 
     Returns:
@@ -91,7 +95,7 @@ def separation_law(
             text += f", p = {chances[label]:.2g}"
         line = (float(law.log_slope), float(law.log_intercept), text)
         _draw(ax, values, line, label or "measured", colour, "log", start)
-    _finish(ax, first.names, count, "separation fuzziness D")
+    _finish(ax, first.names, count, quantity)
     return ax
 
 
@@ -226,5 +230,9 @@ def _p_values(p_value, named) -> dict[str, float]:
         )
     within = lambda v: 0 <= v <= 1 or v != v
     for value in p_value.values():
+        if isinstance(value, Estimate):
+            raise ValueError(
+                "`p_value` must be a number, but is an `Estimate`. Pass its `value`."
+            )
         check_number("p_value", value, within, "between 0 and 1, or NaN")
     return {label: float(np.asarray(value)) for label, value in p_value.items()}
