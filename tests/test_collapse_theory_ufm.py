@@ -217,7 +217,7 @@ def test_new_numbers_of_the_same_shapes_cost_no_new_trace():
         ({"targets": np.arange(4) > 1}, "`targets` must be class indices"),
         ({"targets": np.zeros((4, 2, 2))}, "`num_outputs` must be given"),
         ({"num_outputs": 3}, r"`targets` must lie in \[0, 3\)"),
-        ({"key": None}, "exactly one of `key` and `start`"),
+        ({"key": None}, "Exactly one of `key` and `start`"),
         ({"key": 0}, "`key` must be one typed random key"),
         ({"key": None, "start": (1, 2)}, r"`start` must be `\(layers"),
         (

@@ -93,6 +93,8 @@ def test_against_a_dense_hessian_at_the_optimum_of_cross_entropy():
     [
         (((), np.eye(3), None), {}, "`point` must be"),
         (np.eye(3)[:2], {}, "`point` must be"),
+        ((np.eye(3), np.eye(3), None), {}, r"of one weight `\(\(weight,\), features"),
+        ((np.eye(3), None), {}, r"`point` must be .* structure PyTreeDef\(\(\*, \*\)"),
         (((np.eye(2, 3),), np.eye(3), None), {}, r"`targets` must lie in \[0, 2\)"),
         (((np.eye(3, 2),), np.eye(3), None), {}, "must hold factors of shapes"),
         (((np.eye(3),), np.eye(3), None), {"key": 1}, "`key` must be one typed"),

@@ -138,10 +138,13 @@ def strict_saddle(
     check_concrete(point=point)
     check_number("tolerance", tolerance, lambda v: 0 < v < np.inf, "a positive number")
     loss_fn = resolve_loss(loss, label_smoothing, focusing)
-    if not isinstance(point, tuple | list) or len(point) != 3 or len(point[0]) < 1:
+    triple = isinstance(point, tuple | list) and len(point) == 3
+    if not triple or not isinstance(point[0], tuple | list) or len(point[0]) < 1:
         raise ValueError(
-            "`point` must be `(layers, features, bias)` with at least one layer, but "
-            f"was a {type(point).__name__}. Of a result pass `result[:3]`."
+            "`point` must be `(layers, features, bias)`, the layers a tuple of one or "
+            "more weights, but has structure "
+            f"{jax.tree.structure(point, is_leaf=lambda leaf: leaf is None)}. Of a "
+            "result pass `result[:3]`, of one weight `((weight,), features, bias)`."
         )
     problem, data = make_problem(
         loss_fn,

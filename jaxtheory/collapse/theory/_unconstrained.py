@@ -159,7 +159,10 @@ def unconstrained_features(
         (the objective, eq. 3, and its landscape, theorem 3.2).
     """
     if (key is None) == (start is None):
-        raise ValueError("exactly one of `key` and `start` must be given.")
+        raise ValueError(
+            "Exactly one of `key` and `start` must be given. For a random start pass "
+            "`key=jax.random.key(0)`."
+        )
     if key is not None:
         check_key(key)
     check_concrete(start=start)
