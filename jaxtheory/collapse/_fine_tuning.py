@@ -36,7 +36,9 @@ def trainable_mask(params: PyTree, names: str | Sequence[str]) -> PyTree:
             ``"model/layer_2"`` matches where its parts follow each other.
 
     Returns:
-        A pytree of the structure of `params` with True where a parameter is trained.
+        A pytree of the structure of `params` with True where a parameter is trained,
+        for `train_only`. (``optax.masked`` with it does not freeze the others: it adds
+        their plain gradient to them.)
 
     Raises:
         ValueError: A name matches nothing, or `params` is no pytree of arrays.

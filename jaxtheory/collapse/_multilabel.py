@@ -35,7 +35,8 @@ class MultiLabelStatistics(NamedTuple):
         scales: Tag-wise scale: the ``a`` with the least ``sum_S ||h_S - a t_S||^2``.
             At the optimum of the theory ``a_m / a_1``. Shape ``[m]``.
         residuals: ``||h - a t|| / ||h||`` over all sets of a size. Shape ``[m]``.
-        single: `CollapseStatistics` of the examples with one tag.
+        single: `CollapseStatistics` of the examples with one tag; its
+            `num_out_of_range` counts all others.
         set_index: Row of `label_sets` that each example has; -1 where none. The
             collapse of examples with two tags, say, is that of `statistics` with these
             as labels. Shape ``[n]``.

@@ -99,7 +99,8 @@ def next_token_law(
         form: "one_hot", or "integer" as published.
         num_tokens: As in `prediction_residual`.
         input_layer: "exclude" leaves the first layer, the embedding, out of the fit, as
-            published; "include" fits all. Its value is reported either way.
+            published; "include" fits all. Its value is reported either way. Others
+            fit all if not told: tell `random_drop_test` and `plot.separation_law` too.
 
     Returns:
         The law in the natural logarithm, with ``PR_l`` in place of ``D_l`` and the
