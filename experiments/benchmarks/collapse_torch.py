@@ -1,5 +1,7 @@
 """The way through d x d covariances as the PyTorch packages go it."""
 
+from typing import Any
+
 import torch  # pyright: ignore[reportMissingImports]
 from scipy.sparse.linalg import svds
 
@@ -59,7 +61,7 @@ def _pseudo_inverse(matrix, rank):
 
 
 def _truncated(matrix, rank):
-    factors = svds(matrix.numpy(), k=rank)  # with negative strides
+    factors: Any = svds(matrix.numpy(), k=rank)  # with negative strides
     left, values, right = (torch.from_numpy(a.copy()) for a in factors)
     return right.T @ ((1 / values)[:, None] * left.T)
 
