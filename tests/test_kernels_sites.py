@@ -1,6 +1,8 @@
 """Structured NTKs of many architectures against explicit Jacobians of the batch."""
 
+import functools
 import itertools
+import math
 
 import equinox as eqx
 import flax.linen as nn
@@ -120,16 +122,21 @@ def sliced(params, x):
     return gate * h @ (params["m"] * jnp.tri(3)[:, :2]) / (1 + params["s"] ** 2)
 
 
+def normal(seed, *shape):
+    """Drawn by NumPy, which compiles nothing."""
+    return np.asarray(np.random.default_rng(seed).normal(size=shape), np.float32)
+
+
 def normals(seed, **shapes):
-    keys = jax.random.split(jax.random.key(seed), len(shapes))
-    return {
-        name: jax.random.normal(key, shape) / 2
-        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
-    }
+    draws = normal(seed, sum(map(math.prod, shapes.values()))) / 2
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    parts = zip(shapes.items(), np.split(draws, ends[:-1]), strict=True)
+    return {name: part.reshape(shape) for (name, shape), part in parts}
 
 
 def flax(model, x):
-    return model.apply, jax.jit(model.init)(jax.random.key(0), x[:1]), x
+    params = jax.jit(model.init)(jax.random.key(0), x[:1])
+    return model.apply, jax.tree.map(np.asarray, params), x
 
 
 def one_array(apply_fn, params, x):
@@ -139,7 +146,7 @@ def one_array(apply_fn, params, x):
     def of_vector(flat, x):
         return flat[1] * apply_fn(unravel(flat[2:]), flat[0] + x)
 
-    return of_vector, jnp.concatenate([jnp.array([0.1, 0.7]), flat]), x
+    return of_vector, np.concatenate([np.float32([0.1, 0.7]), flat]), x
 
 
 def equinox_network(x):
@@ -188,11 +195,11 @@ def random_network(seed):
 IMAGES, VECTORS, TOKENS = (4, 4, 2), (6,), (3,)
 
 
+@functools.cache
 def make(name):
     """A model, its parameters, and five inputs of which two see the same token."""
-    vectors = jax.random.normal(jax.random.key(1), (5, *VECTORS))
-    images = jax.random.normal(jax.random.key(2), (5, *IMAGES))
-    tokens = jax.random.randint(jax.random.key(3), (5, *TOKENS), 0, 5)
+    vectors, images = normal(1, 5, *VECTORS), normal(2, 5, *IMAGES)
+    tokens = np.random.default_rng(3).integers(0, 5, (5, *TOKENS), np.int32)
     if name.startswith("random"):
         return *random_network(int(name[-1])), vectors
     return {
@@ -271,9 +278,8 @@ def assert_close(found, expected, tolerance):
 
 
 def double(tree):
-    return jax.tree.map(
-        lambda a: a.astype(float) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree
-    )
+    floating = lambda a: np.issubdtype(a.dtype, np.floating)
+    return jax.tree.map(lambda a: np.asarray(a, float) if floating(a) else a, tree)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -368,7 +374,7 @@ def test_many_examples_in_two_halves(x64):
     """An odd number, all outputs and layers, against the Jacobian taken at once."""
     params = normals(11, a=(6, 5), b=(1, 5), c=(5, 2))
     model = lambda p, x: jnp.tanh(x @ p["a"] + p["b"]) @ p["c"]
-    x = jax.random.normal(jax.random.key(12), (17, 6))
+    x = normal(12, 17, 6)
     params, x = double((params, x))
     plan = _plan.make(model, params, x, method="sites", outputs="full", chunks=(17, 17))
     assert plan.in_halves
