@@ -47,7 +47,7 @@ def double_integral(function, covariance, points=200):
     nodes, weights = roots_hermitenorm(points)
     weights = weights / weights.sum()
     a, b, c = covariance[0, 0], covariance[0, 1], covariance[1, 1]
-    u = np.sqrt(a) * nodes[:, None]
+    u = np.sqrt(a) * np.broadcast_to(nodes[:, None], (points, points))
     v = b / np.sqrt(a) * nodes[:, None] + np.sqrt(c - b**2 / a) * nodes
     values = np.asarray(function(u)) * np.asarray(function(v))
     return weights @ values @ weights
@@ -58,13 +58,12 @@ def test_any_function_is_integrated(function, x64):
     x = inputs(3, 4)
     found = kernels_of(lambda x: nn.Dense(1)(function(nn.Dense(4)(x))), x)
     first = 1.3**2 * x @ x.T / 4 + 0.2**2
-    slope = jax.vmap(jax.vmap(jax.grad(function)))
+    value = jax.jit(function)
+    slope = jax.jit(jax.vmap(jax.vmap(jax.grad(function))))
     for i, j in ((0, 0), (0, 1), (1, 2)):
         pair = first[np.ix_([i, j], [i, j])] + 1e-13 * np.eye(2)
-        wide = lambda u: function(jnp.broadcast_to(u, (200, 200)))
-        steep = lambda u: slope(jnp.broadcast_to(u, (200, 200)))
-        nngp = 1.3**2 * double_integral(wide, pair) + 0.2**2
-        ntk = nngp + 1.3**2 * double_integral(steep, pair) * pair[0, 1]
+        nngp = 1.3**2 * double_integral(value, pair) + 0.2**2
+        ntk = nngp + 1.3**2 * double_integral(slope, pair) * pair[0, 1]
         np.testing.assert_allclose(found.nngp[i, j], nngp, rtol=1e-9)
         np.testing.assert_allclose(found.ntk[i, j], ntk, rtol=1e-7)
     assert found.integration_error < 1e-6
@@ -108,40 +107,38 @@ def test_correlated_branches_against_wide_networks():
         g = h / 2 + nn.Dense(4)(nn.relu(h)) + h
         return nn.Dense(1)(nn.relu(h) + nn.tanh(g) + 0.3 * h - 0.2)
 
-    x = jnp.asarray(inputs(3, 4), jnp.float32)
+    x = inputs(3, 4).astype(np.float32)
     found = kernels_of(network, x, bias_std=0.0)
 
-    def nngp(key, width=1024):
+    draw = np.random.default_rng(0).standard_normal
+
+    def nngp(width=1024):
         """Covariance of outputs of one draw, over the last layer in closed form."""
-        first, second = jax.random.split(key)
-        h = x @ jax.random.normal(first, (4, width)) * 1.3 / 4**0.5
-        w = jax.random.normal(second, (width, width)) * 1.3 / width**0.5
-        g = h / 2 + nn.relu(h) @ w + h
-        out = nn.relu(h) + nn.tanh(g) + 0.3 * h - 0.2
+        h = x @ draw((4, width), np.float32) * 1.3 / 4**0.5
+        w = draw((width, width), np.float32) * 1.3 / width**0.5
+        g = h / 2 + np.maximum(h, 0) @ w + h
+        out = np.maximum(h, 0) + np.tanh(g) + 0.3 * h - 0.2
         return 1.3**2 * out @ out.T / width
 
-    samples = jax.lax.map(nngp, jax.random.split(jax.random.key(0), 40))
-    error = jnp.std(samples, 0, ddof=1) / 40**0.5
-    assert np.all(np.abs(jnp.mean(samples, 0) - found.nngp) < 4 * error)
+    samples = [nngp() for _ in range(40)]
+    error = np.std(samples, 0, ddof=1) / 40**0.5
+    assert np.all(np.abs(np.mean(samples, 0) - found.nngp) < 4 * error)
     assert np.max(error) < 0.01 * np.max(found.nngp)
 
 
 def test_tangent_kernel_of_correlated_branches():
     """Against empirical tangent kernels, leaf by leaf, at growing width."""
-    x = jnp.asarray(inputs(3, 4), jnp.float32)
+    x = inputs(3, 4).astype(np.float32)
 
-    def forward(w, x, s):
+    def forward(w, x):
+        s = [1.3 / len(one) ** 0.5 for one in w]
         h = x @ w[0] * s[0]
         g = h / 2 + nn.relu(h) @ w[1] * s[1]
-        return (nn.relu(h) + nn.tanh(g)) @ w[2] * s[2]
+        return ((nn.relu(h) + nn.tanh(g)) @ w[2] * s[2])[0]
 
-    def ntk(key, width):
-        sizes = (4, width, width, 1)
-        s = [1.3 / n**0.5 for n in sizes[:3]]
-        keys = jax.random.split(key, 3)
-        shapes = [(4, width), (width, width), (width, 1)]
-        w = [jax.random.normal(k, shape) for k, shape in zip(keys, shapes, strict=True)]
-        rows = jax.vmap(jax.grad(lambda w, x: forward(w, x, s)[0]), (None, 0))(w, x)
+    @jax.jit
+    def ntk(w):
+        rows = jax.vmap(jax.grad(forward), (None, 0))(w, x)
         flat = [leaf.reshape(3, -1) for leaf in rows]
         return sum(leaf @ leaf.T for leaf in flat)
 
@@ -151,11 +148,13 @@ def test_tangent_kernel_of_correlated_branches():
         return nn.Dense(1)(nn.relu(h) + nn.tanh(g))
 
     found = kernels_of(network, x, bias_std=0.0)
-    keys = jax.random.split(jax.random.key(0), 30)
-    samples = jax.lax.map(lambda key: ntk(key, 1024), keys)
-    error = jnp.std(samples, 0, ddof=1) / 30**0.5
-    bias = 0.01 * jnp.max(found.ntk)  # of order 1 / width
-    assert np.all(np.abs(jnp.mean(samples, 0) - found.ntk) < 4 * error + bias)
+    draw, width = np.random.default_rng(0).standard_normal, 1024
+    shapes = [(4, width), (width, width), (width, 1)]
+    draws = ([draw(shape, np.float32) for shape in shapes] for _ in range(30))
+    samples = [np.asarray(ntk(w)) for w in draws]
+    error = np.std(samples, 0, ddof=1) / 30**0.5
+    bias = 0.01 * np.max(found.ntk)  # of order 1 / width
+    assert np.all(np.abs(np.mean(samples, 0) - found.ntk) < 4 * error + bias)
 
 
 def linear_attention(query, key, value, **_):
