@@ -243,12 +243,17 @@ def network(params, x):
     return jnp.tanh(x.reshape(x.shape[0], -1) @ params)[:, :, None]
 
 
+def squared_jacobians(params, x):
+    """The squared norm of the Jacobian at each input, one after the other."""
+    jacobian = jax.jit(jax.jacobian(lambda row: network(params, row[None])[0]))
+    return np.array([np.sum(np.square(jacobian(row))) for row in np.asarray(x)])
+
+
 def test_geometric_complexity_against_jacobians():
     rng = np.random.default_rng(0)
     params = jnp.asarray(rng.normal(size=(6, 3)), jnp.float32)
     x = jnp.asarray(rng.normal(size=(7, 2, 3)), jnp.float32)
-    single = lambda row: network(params, row[None])[0]
-    expected = sum(float(jnp.sum(jax.jacobian(single)(row) ** 2)) for row in x) / 7
+    expected = squared_jacobians(params, x).mean()
     exact = geometric_complexity(network, params, x)
     chunked = geometric_complexity(network, params, x, batch_size=3)
     np.testing.assert_allclose([exact.value, chunked.value], expected, rtol=1e-5)
@@ -270,8 +275,7 @@ def test_geometric_complexity_of_each_class_forwards_and_backwards():
     x = jnp.asarray(rng.normal(size=(7, 2, 3)), jnp.float32)
     for outputs in (3, 9):  # fewer than the inputs' six entries, and more
         params = jnp.asarray(rng.normal(size=(6, outputs)), jnp.float32)
-        single = lambda row, params=params: network(params, row[None])[0]
-        each = np.array([jnp.sum(jax.jacobian(single)(row) ** 2) for row in x])
+        each = squared_jacobians(params, x)
         found = geometric_complexity(network, params, x, labels=labels, batch_size=3)
         expected = [each[np.asarray(labels) == c].mean() for c in (0, 1, 3)]
         np.testing.assert_allclose(found.value[jnp.array([0, 1, 3])], expected, 1e-5)
