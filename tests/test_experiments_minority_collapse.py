@@ -4,12 +4,12 @@ import json
 import sys
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from experiments import minority_collapse as script
+from experiments.collapse import minority_page, remedies, thresholds
 
 SMALL = script.Config(minority_counts=(60, 2), widths=(24,), num_steps=400, num_seeds=2)
 
@@ -17,8 +17,8 @@ SMALL = script.Config(minority_counts=(60, 2), widths=(24,), num_steps=400, num_
 @pytest.fixture(scope="module")
 def result():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(script, "FREE", script.FREE[:1])
-        patch.setattr(script, "PEELED", script.PEELED[:1])
+        patch.setattr(thresholds, "FREE", thresholds.FREE[:1])
+        patch.setattr(thresholds, "PEELED", thresholds.PEELED[:1])
         return script.run(SMALL)
 
 
@@ -48,24 +48,24 @@ def test_cosines_grow_with_imbalance_and_remedies_undo_it(result):
     np.testing.assert_allclose(trend.predicted_cosine[0], -1 / 9, rtol=1e-6)
     assert np.all(np.diff(trend.length_ratio, axis=0) < 0)
     assert np.all(np.diff(trend.margin_of_collapse, axis=0) < 0)
-    assert list(result.remedies) == list(script.REMEDIES)
+    assert list(result.remedies) == list(remedies.REMEDIES)
     np.testing.assert_array_equal(
         result.remedies["none"].row_cosine, trend.row_cosine[-1:]
     )
-    for name in script.REMEDIES[1:]:
+    for name in remedies.REMEDIES[1:]:
         assert np.all(result.remedies[name].row_cosine < trend.row_cosine[-1])
 
 
 def test_remedies_are_equal_in_expectation():
-    labels, counts = np.repeat(np.arange(10), 8), [8] * 5 + [2] * 5
+    labels, counts = np.repeat(np.arange(10), 8), np.array([8] * 5 + [2] * 5)
     kept = np.concatenate([np.arange(8) < count for count in counts])
     shares = {}
-    for name in script.REMEDIES:
-        drawn, weights = script._remedy(name, counts, jnp.asarray(labels), kept)
+    for name in remedies.REMEDIES:
+        drawn, weights = remedies.shares(name, counts, labels, kept)
         np.testing.assert_allclose(np.sum(drawn), 1, rtol=1e-5)
-        assert np.all(np.asarray(drawn)[~kept] == 0)
-        shares[name] = np.bincount(labels, np.asarray(drawn * weights))
-    np.testing.assert_allclose(shares["none"], np.array(counts) / 50, rtol=1e-5)
+        assert np.all(drawn[~kept] == 0)
+        shares[name] = np.bincount(labels, drawn * weights)
+    np.testing.assert_allclose(shares["none"], counts / 50, rtol=1e-5)
     np.testing.assert_allclose(shares["oversampling"], 0.1, rtol=1e-5)
     np.testing.assert_allclose(shares["inverse"], 0.1, rtol=1e-5)
     roots = np.sqrt(counts) / np.sum(np.sqrt(counts))
@@ -73,20 +73,21 @@ def test_remedies_are_equal_in_expectation():
 
 
 def test_claims_follow_from_the_numbers(result):
-    below, above, first, *remedies = script.claims(SMALL, result)
+    below, above, first, *undone = minority_page.claims(SMALL, result)
     assert (below.verdict, above.verdict) == ("holds", "holds")
     rises = np.diff(result.trend.row_cosine.mean(1))
     np.testing.assert_allclose([first.measured], rises, rtol=1e-6)
-    assert len(remedies) == 6
+    assert len(undone) == 6
     worse: Any = result.brackets[0]._replace(apart=np.array([0.1, 0.2]))
-    claims = script.claims(SMALL, result._replace(brackets=[worse]))
+    claims = minority_page.claims(SMALL, result._replace(brackets=[worse]))
     assert claims[0].verdict == "fails"
 
 
 def test_command_line_writes_numbers_and_figure(result, monkeypatch, tmp_path, capsys):
     asked = []
     monkeypatch.setattr(script, "run", lambda config: asked.append(config) or result)
-    monkeypatch.setattr(script, "PEELED", script.PEELED[:1])
+    monkeypatch.setattr(thresholds, "PEELED", thresholds.PEELED[:1])
+    monkeypatch.setattr(minority_page, "CURVE_POINTS", 3)
     out = tmp_path / "there"
     flags = ["--minority-counts", "60", "2", "--num-seeds", "2"]
     monkeypatch.setattr(sys, "argv", ["x", *flags, "--out", str(out)])
@@ -104,6 +105,7 @@ def test_command_line_writes_numbers_and_figure(result, monkeypatch, tmp_path, c
     [
         (["--num-seeds", "1"], "error: `num_seeds` must be at least 2"),
         (["--minority-counts", "5", "9"], "error: `minority_counts` must be two or"),
+        (["--minority-counts", "900", "9"], "error: `minority_counts` must be at most"),
     ],
 )
 def test_what_cannot_be_run_is_refused(flags, message, monkeypatch):

@@ -1,19 +1,21 @@
 """Collapse with several tags, small: the closed form, orderings, the command line."""
 
+import dataclasses
 import json
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from experiments import multilabel_collapse as script
+from experiments.collapse import multilabel_page, sums, tags
 
 SMALL = script.Config(
     single_examples=10,
     pair_examples=4,
+    test_share=1.0,  # the same shapes: one trace of the statistics of both sets
     widths=(48,),
     num_epochs=60,
     batch_size=40,
@@ -25,7 +27,7 @@ SMALL = script.Config(
 @pytest.fixture(scope="module")
 def result():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(script, "FREE", script.FREE[:1])
+        patch.setattr(sums, "FREE", sums.FREE[:1])
         return script.run(SMALL)
 
 
@@ -40,7 +42,7 @@ def test_solver_finds_the_closed_form(result):
 
 def test_networks_collapse_towards_sums(result):
     assert result.steps.tolist() == [0, 210, 420]
-    for name in script.STATISTICS:
+    for name in tags.STATISTICS:
         assert result.train[name].shape == (2, 3)
         assert np.all(result.train[name][:, -1] < result.train[name][:, 0])
     # What the classifier does not see is in no sum of what it does.
@@ -53,39 +55,43 @@ def test_networks_collapse_towards_sums(result):
 
 def test_loss_is_the_sum_over_tags():
     draw = np.random.default_rng(0)
-    outputs, tags = draw.normal(size=(4, 5)), draw.integers(0, 2, (4, 5))
-    found = script.pick_all_label(jnp.asarray(outputs), jnp.asarray(tags))
-    for z, row, value in zip(outputs, tags, found, strict=True):
+    outputs, members = draw.normal(size=(4, 5)), draw.integers(0, 2, (4, 5))
+    found = jax.jit(sums.pick_all_label)(outputs, members)
+    for z, row, value in zip(outputs, members, np.asarray(found), strict=True):
         expected = sum(np.log(np.exp(z).sum()) - z[k] for k in np.flatnonzero(row))
         np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 def test_images_show_their_tags():
-    train, test = script._images(SMALL, jax.random.key(0))
-    images, tags = (np.asarray(values) for values in train)
+    train, test = tags.make_images(SMALL, jax.random.key(0))
+    images, members = (np.asarray(values) for values in train)
     assert images.shape == (280, 2, 64)
-    sizes = tags.sum(axis=1)
+    sizes = members.sum(axis=1)
     blank = np.ptp(images, axis=2) == 0
     np.testing.assert_array_equal(blank.sum(axis=1), 2 - sizes)
     assert blank[:, 0].any()
     assert blank[:, 1].any()
-    singles, pairs = tags[sizes == 1], tags[sizes == 2]
+    singles, pairs = members[sizes == 1], members[sizes == 2]
     np.testing.assert_array_equal(singles.sum(axis=0), 10)
     np.testing.assert_array_equal(
         pairs.T @ pairs, 4 * np.ones((10, 10)) + 32 * np.eye(10)
     )
-    assert len(test[0]) == 50 + 45 * 2
+    fewer = tags.make_images(
+        dataclasses.replace(SMALL, test_share=0.5), jax.random.key(0)
+    )
+    assert len(test[0]) == 280
+    assert len(fewer[1][0]) == 50 + 45 * 2
 
 
 def test_claims_follow_from_the_numbers(result):
-    claims = script.claims(result)
+    claims = multilabel_page.claims(result)
     assert [claim.verdict for claim in claims[:3]] == ["holds"] * 3
     residual = result.train["residual"]
     fall = np.log10(residual[:, -1] / residual[:, 0]).mean()
     (claim,) = [c for c in claims if "not in the sum, log10" in c.claim]
     np.testing.assert_allclose(claim.measured, fall, rtol=1e-6)
     off = result._replace(predicted_scale=result.scale[:, -1] / 2)
-    assert script.claims(off)[-2].verdict == "fails"
+    assert multilabel_page.claims(off)[-2].verdict == "fails"
 
 
 def test_command_line_writes_numbers_and_figure(result, monkeypatch, tmp_path, capsys):

@@ -4,19 +4,21 @@ import json
 import sys
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 from matplotlib.image import imread
 from scipy.special import log_softmax
 
 from experiments import neural_collapse as script
+from experiments.collapse import curves, losses, neural_page
 from jaxtheory.collapse import theory
 
 SMALL = script.Config(
     losses=("cross-entropy",),
     widths=(32,),
     examples_per_class=20,
+    num_test=200,  # as many as for training: one trace of the statistics of both
     num_epochs=200,
     batch_size=50,
     num_records=4,
@@ -31,20 +33,20 @@ def result():
 
 def test_features_collapse_and_more_on_training_images(result):
     assert result.steps.tolist() == [0, 200, 400, 600, 800]
-    for curves in result.curves.values():
-        for name in script.STATISTICS:
-            assert curves.train[name].shape == (2, 5)
-            assert np.all(curves.train[name][:, -1] < curves.train[name][:, 0])
-        assert np.all(curves.train["nc1"][:, -1] < 0.2)
-        assert np.all(curves.test["nc1"][:, -1] > 2 * curves.train["nc1"][:, -1])
+    for found in result.curves.values():
+        for name in curves.STATISTICS:
+            assert found.train[name].shape == (2, 5)
+            assert np.all(found.train[name][:, -1] < found.train[name][:, 0])
+        assert np.all(found.train["nc1"][:, -1] < 0.2)
+        assert np.all(found.test["nc1"][:, -1] > 2 * found.train["nc1"][:, -1])
         # Scatter around other means than one's own is never less.
-        assert np.all(curves.across >= curves.test["nc1"] * 0.5)
-        assert np.all(curves.error[:, -1] == 0)
-        np.testing.assert_allclose(np.linalg.norm(curves.gram, axis=(2, 3)), 1, 1e-5)
+        assert np.all(found.across >= found.test["nc1"] * 0.5)
+        assert np.all(found.error[:, -1] == 0)
+        np.testing.assert_allclose(np.linalg.norm(found.gram, axis=(2, 3)), 1, 1e-5)
         # Of balanced classes the distance of NC2 is that of this Gram matrix.
         frame = (np.eye(10) - 0.1) / 3
-        distance = np.linalg.norm(curves.gram - frame, axis=(2, 3))
-        np.testing.assert_allclose(distance, curves.train["nc2"], rtol=1e-3)
+        distance = np.linalg.norm(found.gram - frame, axis=(2, 3))
+        np.testing.assert_allclose(distance, found.train["nc2"], rtol=1e-3)
 
 
 def test_networks_are_near_the_optimum_and_never_below(result):
@@ -57,9 +59,9 @@ def test_networks_are_near_the_optimum_and_never_below(result):
     assert np.all(np.abs(optimum.gap) < 1e-12)
 
 
-@pytest.mark.parametrize("name", script.LOSSES)
+@pytest.mark.parametrize("name", losses.LOSSES)
 def test_losses_are_those_that_theory_knows(name):
-    loss_fn, known = script.LOSSES[name]
+    loss_fn, known = losses.LOSSES[name]
     outputs = np.random.default_rng(0).normal(size=(4, 10))
     labels = np.array([3, 0, 9, 3])
     targets, log_p = np.eye(10)[labels], log_softmax(outputs, axis=1)
@@ -70,7 +72,7 @@ def test_losses_are_those_that_theory_knows(name):
         targets = (1 - smoothing) * targets + smoothing / 10
         factor = (1 - np.exp(log_p)) ** known.get("focusing", 0)
         expected = -np.sum(targets * factor * log_p, axis=1)
-    found = loss_fn(jnp.asarray(outputs), jnp.asarray(labels))
+    found = jax.jit(loss_fn)(outputs, labels)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     decays: Any = {"weight_decay": 5e-3, "feature_decay": 1e-4, "bias_decay": 0.0}
     predicted = theory.predicted_geometry(class_counts=[100] * 10, **known, **decays)
@@ -87,11 +89,11 @@ def with_second_loss(result):
 
 
 def test_claims_follow_from_the_curves(result):
-    curves = result.curves["cross-entropy"]
-    claims = script.claims(with_second_loss(result))
+    first = result.curves["cross-entropy"]
+    claims = neural_page.claims(with_second_loss(result))
     log_falls = [
-        np.log10(curves.train[name][:, -1] / curves.train[name][:, 0]).mean()
-        for name in script.STATISTICS[:-1]
+        np.log10(first.train[name][:, -1] / first.train[name][:, 0]).mean()
+        for name in curves.FALLING
     ]
     np.testing.assert_allclose(claims[0].measured, max(log_falls), rtol=1e-6)
     assert claims[0].verdict == "holds"
@@ -100,8 +102,8 @@ def test_claims_follow_from_the_curves(result):
     np.testing.assert_allclose(error.measured, 0.005, rtol=1e-4)
     assert error.verdict == "holds"
     # Errors until the end leave no terminal phase, and nothing to say of it.
-    never = curves._replace(terminal=np.array([1.0, np.nan]))
-    claim = script._least_fall("terminal", never, never.terminal)
+    never = first._replace(terminal=np.array([1.0, np.nan]))
+    claim = neural_page.least_fall("terminal", never, never.terminal)
     assert claim.verdict == "not measured"
 
 

@@ -1,0 +1,1 @@
+"""What `neural_collapse`, `minority_collapse` and `multilabel_collapse` are made of."""
