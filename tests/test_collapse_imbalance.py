@@ -179,6 +179,10 @@ H = jnp.ones((22, 6))
             r"`minority` must have shape \[k\]",
         ),
         (
+            lambda: imbalance_statistics(H, LABELS, minority=jnp.arange(4)),
+            r"`minority` must be an array of True .*int.*isin",
+        ),
+        (
             lambda: imbalance_statistics(H, LABELS, num_classes=3),
             r"`labels` must lie in \[0, 3\)",
         ),

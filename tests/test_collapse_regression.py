@@ -161,6 +161,10 @@ H, Y = jnp.ones((6, 4)), jnp.ones((6, 2))
         (lambda: regression_statistics(H, Y[:4]), r"`targets` must have as many"),
         (lambda: regression_statistics(H, Y[:, :0]), r"`targets` must have at least"),
         (
+            lambda: regression_statistics(H, Y, weight=(jnp.ones((2, 4)), None)),  # pyright: ignore
+            r"`weight` must be the weight .* alone.*the first",
+        ),
+        (
             lambda: regression_statistics(H, Y, weight=jnp.ones((4, 2))),
             r"`weight` must have shape \(2, 4\).*\(4, 2\).*transpose it",
         ),

@@ -313,6 +313,9 @@ def test_values_that_are_no_real_numbers_name_the_fix(user_land):
                 call(values)
         with pytest.raises(ValueError, match=r"`errors` must be real.*dtype"):
             effective_depth(values)
+    law: Any = fit_separation_law(jnp.array([4.0, 2.0, 1.0]))
+    with pytest.raises(ValueError, match=r"`values` must be one.*Pass its `values`"):
+        fit_separation_law(law)
     with pytest.raises(ValueError, match=r"`law` must be a `SeparationLaw`"):
         suggest_depth(values, 0.1)
 

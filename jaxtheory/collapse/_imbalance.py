@@ -149,8 +149,14 @@ def _check_minority(minority: Any, num_classes: int | None) -> int | None:
     if len(shape) != 1 or num_classes not in (None, *shape):
         wanted = "k" if num_classes is None else num_classes
         raise ValueError(
-            f"`minority` must have shape [{wanted}], one entry for each class, but has "
-            f"shape {shape}."
+            f"`minority` must have shape [{wanted}], True or False for each class, but "
+            f"has shape {shape}."
+        )
+    kind = getattr(minority, "dtype", type(minority).__name__)
+    if str(kind) != "bool":
+        raise ValueError(
+            "`minority` must be an array of True or False for each class, but is of "
+            f"{kind}. Of indices, it is `np.isin(np.arange(k), indices)`."
         )
     return shape[0]
 

@@ -177,6 +177,11 @@ def check_layer_values(
         ValueError: It is no vector, `input_layer` is another word, or fewer than three
             values are left.
     """
+    if isinstance(values, tuple) and hasattr(values, "values"):
+        raise ValueError(
+            "`values` must be one number for each layer, but is a "
+            f"{type(values).__name__}. Pass its `values`."
+        )
     array = real_array(values, "values")
     if array.ndim != 1:
         raise ValueError(

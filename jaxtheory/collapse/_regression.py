@@ -108,6 +108,11 @@ def regression_statistics(
                 f"{jnp.shape(array)}. A single column is `{name}[:, None]`."
             )
     real_array(targets, "targets")
+    if isinstance(weight, tuple):
+        raise ValueError(
+            "`weight` must be the weight of the last layer alone, without a bias, but "
+            "is a tuple. Of a pair `(weight, bias)` pass the first."
+        )
     if weight is not None:
         check_floating(weight, "weight")
     shape = (jnp.shape(targets)[1], jnp.shape(features)[1])
