@@ -41,7 +41,8 @@ class TransferScores(NamedTuple):
         h_score: ``tr(Sigma_T^+ Sigma_B)``; ``(K-1) (1 - VCI)`` where ``d >= K-1``.
         log_evidence: LogME; see `log_evidence`.
         trans_rate: ``R(Z) - sum_k (n_k/n) R(Z_k)``, ``R(Z) = 1/2 log det(I + Z^T Z /
-            (n eps))`` of centred features: coding rate gained by knowing the classes.
+            (n eps))`` of features centred once, by the mean of all: coding rate gained
+            by knowing the classes.
         collapse_terms: What `collapse_transferability` (NCTI) compares over a pool.
         evidence_converged: Whether `log_evidence` is at its maximum.
         num_left_out: Examples left out, for a feature that is not finite or a traced

@@ -19,7 +19,8 @@ class FixedClassifier(nn.Module):
 
     ``outputs = scale * h @ W.T`` with `collapse.classifier_frame` ``W``, rotated by a
     seed. The frame is a constant of the compiled program. Put it after a body, for
-    example ``nn.Sequential([body, FixedClassifier(10)])``.
+    example ``nn.Sequential([body, FixedClassifier(10)])``. As a classifier, for
+    `collapse.statistics`, it is ``(head.weight(num_features), None)``.
 
     Attributes:
         num_outputs: Number of classes.

@@ -156,7 +156,8 @@ def check_concrete(**arrays: Any) -> None:
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):
             raise ValueError(
                 f"`{name}` must be concrete, but is traced by a JAX transformation. "
-                "The theory is solved on the host: call it outside jit, vmap and grad."
+                "It is needed on the host: close over it there, or make the whole call "
+                "outside jit, vmap and grad."
             )
 
 
@@ -202,6 +203,7 @@ def check_class_counts(class_counts: Any) -> Float[np.ndarray, " k"]:
         raise ValueError(
             "`class_counts` must be positive and finite, but "
             f"{np.sum(~((counts > 0) & np.isfinite(counts)))} of {counts.size} are "
-            "not. Leave out classes without examples."
+            "not. Leave out classes without examples; of labels, counts are "
+            "`jnp.bincount(labels)`."
         )
     return counts
