@@ -41,14 +41,14 @@ def test_gauss_newton_and_tangent_kernel_share_their_spectrum(x64):
 def gap(width):
     """How far 3,000 steps take a network from its linearisation, and its kernel."""
     model = models.MLP((width,), 1, parametrization="ntk")
-    outputs = lambda params, x: jnp.asarray(model.apply(params, x))
+    init, outputs = jax.jit(model.init), jax.jit(model.apply)
     found = []
     for seed in range(3):
         keys = jax.random.split(jax.random.key(seed), 3)
         x = jax.random.normal(keys[0], (24, 10))
         z = jax.random.normal(keys[2], (48, 10))
         y = jnp.sin(x[:, :1]) + x[:, 1:2] * x[:, 2:3] / 2
-        params = jax.jit(model.init)(keys[1], x)
+        params = init(keys[1], x)
         kernel = kernels.empirical_ntk(model.apply, params, x)
         rate = 0.5 * kernels.predict.critical_learning_rate(half_square, kernel, y)
         lazy = kernels.predict.gradient_descent_mse(
