@@ -151,7 +151,7 @@ def test_fine_tuning_starts_from_the_pretrained_network():
     shape = pool.Shape("mlp", (5, 4))
     body = shape.model(6)
     x = jnp.asarray(task.x_test)
-    variables = body.init(jax.random.key(0), x[:1])
+    variables = jax.jit(body.init)(jax.random.key(0), x[:1])
     stacked = jax.tree.map(lambda a: a[None], variables)
     networks = pool.Networks(shape, stacked, (pool.Recipe("", 0.0, 0.0),), (0,))
     found = fine_tuning.fine_tune_layer(
@@ -165,8 +165,9 @@ def test_fine_tuning_starts_from_the_pretrained_network():
     # The skip starts at zero: a new classifier acts on the last features.
     start_key, _ = jax.random.split(jax.random.key(1))
     skip = models.SkipConnection(body, layer="layer_1", num_outputs=4)
-    head = skip.init(start_key, x[:1])["params"]["classifier"]
-    features = models.features(body, variables, x)["layer_2"]
+    head = jax.jit(skip.init)(start_key, x[:1])["params"]["classifier"]
+    read = jax.jit(lambda values: models.features(body, values, x))
+    features = read(variables)["layer_2"]
     outputs = np.asarray(features) @ np.asarray(head["kernel"])
     expected = np.mean(outputs.argmax(axis=1) == task.y_test)
     np.testing.assert_allclose(found.accuracy, [expected], atol=0.01)

@@ -130,4 +130,5 @@ def _draw_peeled(ax):
         ax.axvline(threshold, color=f"C{i}", ls=":", lw=1)
     ax.set(xlabel="imbalance ratio (dotted: $R_0$)", title="layer-peeled model")
     ax.set_ylabel("cosine of minority rows")
-    ax.legend(loc="upper left", fontsize=7)
+    ax.set_ylim(top=1.55)  # room for the legend above the curves
+    ax.legend(loc="upper left", fontsize=7, ncols=2)
