@@ -287,7 +287,7 @@ def test_directions_in_half_precision(size):
         ),
         (
             lambda: models.SkipConnection(NOTHING, layer="a", num_outputs=2),
-            r"`model` must be an `MLP`",
+            r"`model` must be a `models.MLP`",
         ),
     ],
 )

@@ -172,8 +172,8 @@ class SkipConnection(nn.Module):
         check_count(num_outputs=self.num_outputs)
         if not isinstance(self.model, MLP | CNN):
             raise ValueError(
-                "`model` must be an `MLP` or a `CNN`, but is a "
-                f"{type(self.model).__name__}."
+                "`model` must be a `models.MLP` or a `models.CNN`, but is a "
+                f"{type(self.model).__module__}.{type(self.model).__qualname__}."
             )
         super().__post_init__()
 

@@ -95,6 +95,7 @@ def _check_model(model, instead):
     """Raise unless the layers of the model are known."""
     if not isinstance(model, MLP | CNN):
         raise ValueError(
-            f"`model` must be an `MLP` or a `CNN`, but is a {type(model).__name__}. Of "
-            f"a module of your own, {instead}."
+            "`model` must be a `models.MLP` or a `models.CNN`, but is a "
+            f"{type(model).__module__}.{type(model).__qualname__}. Of a module of your "
+            f"own, {instead}."
         )
