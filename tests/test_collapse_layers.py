@@ -78,7 +78,7 @@ def test_matches_numpy(layers, measured):
     for l, features in enumerate(layers.values()):
         found = [column[l] for column in measured[:7]]
         np.testing.assert_allclose(found, oracle(features), rtol=3e-5, atol=1e-6)
-    assert measured.ncc_error[0] > 0.05
+    assert measured.nearest_mean_error[0] > 0.05
     np.testing.assert_array_equal(measured.ranks, [2] * 4)
     np.testing.assert_array_equal(measured.num_left_out, [0] * 4)
     assert measured.names == tuple(layers)
@@ -122,7 +122,7 @@ def test_coinciding_means():
     assert found.trace_ratio == jnp.inf
     assert found.cdnv == jnp.inf
     assert found.numerical_rank == 0
-    assert jnp.isnan(found.ncc_error)
+    assert jnp.isnan(found.nearest_mean_error)
     np.testing.assert_allclose(found.angular_separation, 0, atol=1e-6)
 
 
@@ -232,7 +232,7 @@ def test_effective_depth(measured):
     depths = [effective_depth(errors, tolerance=e) for e in (0.2, 0.05, 0.0)]
     np.testing.assert_array_equal(depths, [1, 3, 4])
     assert effective_depth(errors[:3]) == jnp.inf
-    assert effective_depth(measured.ncc_error) == 2
+    assert effective_depth(measured.nearest_mean_error) == 2
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def oracle(features, labels, size, centre):
 def test_matches_loops_over_label_sets(centre):
     features, _ = cloud(offset=1.0)
     found = multi_label_statistics(
-        jnp.asarray(features), jnp.asarray(LABELS), centre=centre
+        jnp.asarray(features), jnp.asarray(LABELS), centre_means=centre
     )
     expected = oracle(features, LABELS, 2, centre)
     np.testing.assert_allclose([c[1] for c in found[:4]], expected, rtol=2e-5)
@@ -61,7 +61,7 @@ def test_matches_loops_over_label_sets(centre):
 def test_an_offset_changes_no_centred_composition():
     features, _ = cloud(offset=1e4)
     h, y = jnp.asarray(features), jnp.asarray(LABELS)
-    found = multi_label_statistics(h, y, centre=True)
+    found = multi_label_statistics(h, y, centre_means=True)
     expected = oracle(features, LABELS, 2, centre=True)
     np.testing.assert_allclose([c[1] for c in found[:4]], expected, rtol=2e-5)
 
@@ -73,7 +73,7 @@ def test_gradients_are_finite_and_those_of_differences(x64, centre):
     h, y = jnp.asarray(features[kept], float), jnp.asarray(LABELS[kept])
 
     def total(h):
-        found = multi_label_statistics(h, y, label_sets=HOT, centre=centre)
+        found = multi_label_statistics(h, y, label_sets=HOT, centre_means=centre)
         return sum(jnp.sum(column) for column in found[:4])
 
     slope = jax.grad(total)(h)

@@ -80,9 +80,9 @@ def _measured(label_sets, network, tags, num_single):
     compose = partial(
         collapse.multi_label_statistics, labels=tags, label_sets=label_sets
     )
-    composed = compose(features, classifier=(weight, bias), centre=True)
+    composed = compose(features, classifier=(weight, bias), centre_means=True)
     span = jnp.linalg.qr(weight.T)[0]
-    seen = compose(jnp.matmul(features, span, precision="highest"), centre=True)
+    seen = compose(jnp.matmul(features, span, precision="highest"), centre_means=True)
     pairs = collapse.statistics(
         features[num_single:],
         composed.set_index[num_single:] - CLASSES,

@@ -65,7 +65,7 @@ def effective_depth(
 
     Args:
         errors: Nearest-class-centre error of each layer in [0, 1], in network order,
-            such as `LayerStatistics.ncc_error`; the first one is ``l = 0``.
+            such as `LayerStatistics.nearest_mean_error`; the first one is ``l = 0``.
         tolerance: The error allowed.
 
     Returns:

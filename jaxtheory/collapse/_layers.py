@@ -44,8 +44,8 @@ class LayerStatistics(NamedTuple):
         numerical_rank: ``(||A||_* / ||A||_F)^2`` of the matrix ``A`` of centred class
             means, or of centred features: from 1 to the rank, a count of directions by
             how much they carry. 0 where there is nothing but rounding.
-        ncc_error: Share of examples that are nearer to another class mean than to that
-            of their class. NaN where all class means coincide.
+        nearest_mean_error: Share of examples that are nearer to another class mean than
+            to that of their class. NaN where all class means coincide.
         ranks: Directions in which class means differ beyond rounding.
         num_left_out: Examples left out of the layer, because a feature is not finite or
             a traced label is out of range. The numbers are those of the others.
@@ -58,7 +58,7 @@ class LayerStatistics(NamedTuple):
     nc1: Float[Array, " l"]
     cdnv: Float[Array, " l"]
     numerical_rank: Float[Array, " l"]
-    ncc_error: Float[Array, " l"]
+    nearest_mean_error: Float[Array, " l"]
     ranks: Int[Array, " l"]
     num_left_out: Int[Array, " l"]
     names: LayerNames | None
@@ -76,8 +76,8 @@ def layer_statistics(
     What to do with a measure: `fit_separation_law` for `separation` and `trace_ratio`,
     which laws say are geometric in the depth, `fit_layer_line` for
     `angular_separation`, which deep linear networks make linear, `effective_depth` for
-    `ncc_error`. `models.features` and `models.intermediates` give the layers of a Flax
-    model.
+    `nearest_mean_error`. `models.features` and `models.intermediates` give the layers
+    of a Flax model.
 
     Args:
         layers: Features of each layer from input to output, all for the same examples.
@@ -104,7 +104,7 @@ def layer_statistics(
         >>> noise = jax.random.normal(jax.random.key(0), (90, 4))
         >>> layers = [jnp.eye(3, 4)[labels] + noise / 2**l for l in range(4)]
         >>> measured = layer_statistics(layers, labels)
-        >>> print(measured.ncc_error[0] > 0.1, measured.ncc_error[3])
+        >>> print(measured.nearest_mean_error[0] > 0.1, measured.nearest_mean_error[3])
         True 0.0
 
     References:

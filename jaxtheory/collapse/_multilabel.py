@@ -67,7 +67,7 @@ def multi_label_statistics(
     *,
     classifier: tuple[Float[Array, "k d"], Float[Array, " k"] | None] | None = None,
     label_sets: Bool[np.ndarray, "s k"] | None = None,
-    centre: bool = False,
+    centre_means: bool = False,
 ) -> MultiLabelStatistics:
     """Measure neural collapse of multi-label features.
 
@@ -86,8 +86,8 @@ def multi_label_statistics(
         classifier: ``(weight, bias)`` of the last layer, as `statistics` takes it.
         label_sets: The label sets to look for, as a NumPy array. None takes those that
             occur; needed where labels are traced.
-        centre: Whether the (unweighted) mean of the single-tag means is subtracted from
-            all means before angles and scales are taken. The paper does not; features
+        centre_means: Whether the (unweighted) mean of the single-tag means is
+            subtracted from all means before angles and scales are taken. The paper does not; features
             with an offset, nonnegative ones for example, are nearer to sums with it.
 
     Returns:
@@ -123,7 +123,7 @@ def multi_label_statistics(
     sets = _check_label_sets(labels, label_sets)
     sizes = tuple(int(size) for size in sets.sum(axis=1))
     return _multi_label(
-        features, labels, jnp.asarray(sets), classifier, bool(centre), sizes
+        features, labels, jnp.asarray(sets), classifier, bool(centre_means), sizes
     )
 
 
