@@ -87,8 +87,9 @@ def multi_label_statistics(
         label_sets: The label sets to look for, as a NumPy array. None takes those that
             occur; needed where labels are traced.
         centre_means: Whether the (unweighted) mean of the single-tag means is
-            subtracted from all means before angles and scales are taken. The paper does not; features
-            with an offset, nonnegative ones for example, are nearer to sums with it.
+            subtracted from all means before angles and scales are taken. The paper does
+            not; features with an offset, nonnegative ones for example, are nearer to
+            sums with it.
 
     Returns:
         The statistics, in the precision of the features (at least float32).
