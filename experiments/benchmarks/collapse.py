@@ -29,7 +29,9 @@ from experiments.benchmarks.turns import Rounds, request_for, take_turns
 from jaxtheory import collapse
 
 WAYS = {
-    "ours": ("ours", "NumPy pinv of d x d", "SciPy svds of d x d"),
+    "ours": ("ours",),
+    # On its own, as BLAS and XLA keep each other's threads from the processors.
+    "numpy": ("NumPy pinv of d x d", "SciPy svds of d x d"),
     "torch": ("PyTorch pinv of d x d", "PyTorch, svds of d x d"),
 }
 
@@ -39,7 +41,8 @@ class Peer(environments.Peer):
 
     module = "experiments.benchmarks.collapse_worker"
     requirements = {  # noqa: RUF012
-        "torch": Requirements(("torch==2.13.0", "numpy==2.3.5", "scipy==1.16.3"))
+        "numpy": None,
+        "torch": Requirements(("torch==2.13.0", "numpy==2.3.5", "scipy==1.16.3")),
     }
 
 
@@ -82,7 +85,7 @@ def compare(cfg: Config) -> None:
     case = f"{cfg.num_classes}, {cfg.dim}, {cfg.num_examples}"
     with tempfile.TemporaryDirectory() as folder:
         log, file = Path(folder) / "log", str(Path(folder) / "result.npy")
-        names = ("ours", "torch") if cfg.peers else ("ours",)
+        names = ("ours", "numpy", "torch") if cfg.peers else ("ours", "numpy")
         peers = {name: Peer(name, cfg.environments, cfg.threads, log) for name in names}
         try:
             found, mine = [], np.zeros(0)

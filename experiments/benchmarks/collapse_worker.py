@@ -17,21 +17,11 @@ def implementations(environment: str) -> dict[str, Callable[..., Any]]:
         from experiments.benchmarks import collapse_torch
 
         return collapse_torch.TORCH
-    return {"ours": _ours} | collapse_cases.NUMPY
+    if environment == "numpy":
+        return collapse_cases.NUMPY
+    from experiments.benchmarks import collapse_jax
 
-
-def _ours(case):
-    import jax.numpy as jnp
-
-    from jaxtheory import collapse
-
-    features, labels, weight, bias = map(jnp.asarray, case)
-
-    def call():
-        found = collapse.statistics(features, labels, classifier=(weight, bias))
-        return [float(getattr(found, name)) for name in collapse_cases.FIELDS]
-
-    return call
+    return collapse_jax.OURS
 
 
 if __name__ == "__main__":

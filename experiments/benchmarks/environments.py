@@ -74,11 +74,12 @@ class Peer:
 
     Attributes:
         module: What the worker runs, with the environment and a number of threads.
-        requirements: Of each environment but ``"ours"``, the one that runs this.
+        requirements: Of each environment but ``"ours"``, the one that runs this; None
+            for a worker that shares its packages.
     """
 
     module: ClassVar[str]
-    requirements: ClassVar[dict[str, Requirements]]
+    requirements: ClassVar[dict[str, Requirements | None]]
 
     def __init__(self, environment: str, folder: Path, threads: int, log: Path):
         """Make the environment if need be; what its worker prints goes to `log`."""

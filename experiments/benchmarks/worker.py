@@ -84,7 +84,7 @@ def run(
         import torch  # pyright: ignore[reportMissingImports]
 
         torch.set_num_threads(threads)
-    else:
+    elif "jax" in sys.modules:
         import jax
 
         jax.block_until_ready(jax.jit(lambda a: a + 1)(np.ones(3, np.float32)))
