@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from scipy import optimize
 
 from jaxtheory import collapse
 from jaxtheory.collapse import theory
@@ -140,6 +142,31 @@ def test_a_loss_of_ones_own_is_solved():
     assert found.method == "solver"
     assert found.gap is None
     np.testing.assert_allclose(found.mean_gram, FRAME, atol=1e-8)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_a_mixture_of_losses_has_the_optimum_of_its_two_eigenvalues(share):
+    """Outputs of balanced classes are ``a I + b J``: two numbers to minimise over."""
+
+    def mixture(outputs, labels):
+        entropy = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+        apart = outputs - jax.nn.one_hot(labels, outputs.shape[1])
+        return share * entropy + (1 - share) * jnp.sum(apart**2, axis=1) / 2
+
+    def objective(numbers):
+        a, b = numbers
+        entropy = np.log1p(3 * np.exp(-a))
+        square = ((a + b - 1) ** 2 + 3 * b**2) / 2
+        nuclear = np.sqrt(10) * (3 * abs(a) + abs(a + 4 * b))
+        return share * entropy + (1 - share) * square + 5e-3 * nuclear
+
+    best = optimize.minimize(objective, [1.0, 0.0], method="Nelder-Mead", tol=1e-12)
+    found = predicted_geometry(
+        mixture, [10] * 4, 5e-3, feature_decay=5e-3, key=jax.random.key(0)
+    )
+    np.testing.assert_allclose(found.optimum.objective, best.fun, rtol=1e-8)
+    np.testing.assert_allclose(found.optimum.margins, best.x[0], rtol=1e-5)
+    np.testing.assert_allclose(found.mean_gram, FRAME, atol=1e-6)
 
 
 def test_a_measured_optimum_lies_on_its_prediction():

@@ -134,7 +134,8 @@ def predicted_geometry(
 
     Args:
         loss: ``"cross_entropy"``, ``"squared_error"`` (``||z - y||^2 / 2``), or a JAX
-            function ``loss_fn(outputs[n, k], labels[n]) -> losses[n]``.
+            function ``loss_fn(outputs[n, k], labels[n]) -> losses[n]``, a mixture of
+            losses for example.
         class_counts: Examples of each class.
         weight_decay: ``lw``: ``lw/2 ||W||^2`` is added to the mean loss. SGD with
             ``weight_decay=lw`` does that.
