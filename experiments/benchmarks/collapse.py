@@ -30,7 +30,6 @@ from jaxtheory import collapse
 
 WAYS = {
     "ours": ("ours",),
-    # On its own, as BLAS and XLA keep each other's threads from the processors.
     "numpy": ("NumPy pinv of d x d", "SciPy svds of d x d"),
     "torch": ("PyTorch pinv of d x d", "PyTorch, svds of d x d"),
 }
