@@ -105,7 +105,11 @@ def truncated(matrix: np.ndarray, rank: int) -> np.ndarray:
 
 def _way(invert):
     def build(case):
-        return lambda: [by_covariances(case, invert)[name] for name in FIELDS]
+        def call():
+            found = by_covariances(case, invert)
+            return [found[name] for name in FIELDS]
+
+        return call
 
     return build
 
