@@ -247,8 +247,8 @@ def _path(config: Config, task: _Task, optimizer: Any, seed: int) -> Paths:
     return Paths(
         loss=np.asarray(losses),
         test_accuracy=np.asarray(jnp.mean(guess == digits.y_test)),
-        length=np.asarray(dynamics.path_length(path)),
-        displacement=np.asarray(dynamics.displacement(path)),
+        length=np.asarray(dynamics.topology.path_length(path)),
+        displacement=np.asarray(dynamics.topology.displacement(path)),
         step_angle=np.asarray(np.mean(angles(path))),
         epoch_angles=angles(path[::epoch]),
         explained=np.asarray(plane.explained_variance),

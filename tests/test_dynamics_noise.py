@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtheory import dynamics
+from jaxtheory.dynamics import noise
 
 EPS32 = float(np.finfo(np.float32).eps)
 
@@ -51,7 +51,7 @@ def test_noise_scale_is_that_of_the_explicit_jacobian(batch_size):
     params, x, y = problem()
     jacobian = jax.jacobian(lambda p: squared_error(net(p, x), y))(params)
     rows = np.concatenate([np.reshape(j, (11, -1)) for j in jacobian.values()], axis=1)
-    got = dynamics.noise_scale(net, squared_error, params, x, y, batch_size=batch_size)
+    got = noise.noise_scale(net, squared_error, params, x, y, batch_size=batch_size)
     # Sums of 11 x 16 terms on values of order one.
     np.testing.assert_allclose(got, statistics(rows), rtol=100 * EPS32)
 
@@ -60,7 +60,7 @@ def test_noise_scale_in_double_precision(x64):
     params, x, y = problem(dtype=np.float64)
     jacobian = jax.jacobian(lambda p: squared_error(net(p, x), y))(params)
     rows = np.concatenate([np.reshape(j, (11, -1)) for j in jacobian.values()], axis=1)
-    got = dynamics.noise_scale(net, squared_error, params, x, y, batch_size=4)
+    got = noise.noise_scale(net, squared_error, params, x, y, batch_size=4)
     assert got.noise_scale.dtype == jnp.float64
     np.testing.assert_allclose(got, statistics(rows), rtol=1e-13)
 
@@ -69,7 +69,7 @@ def test_noise_that_is_small_against_the_gradient_survives_single_precision():
     # tr Sigma / |G|^2 = 1e-6: a sum of squares minus a square is rounding error.
     rng = np.random.default_rng(1)
     x = np.asarray(1.0 + 1e-3 * rng.normal(size=(64, 50)), np.float32)
-    got = dynamics.noise_scale(
+    got = noise.noise_scale(
         linear, first, jnp.zeros(50), jnp.asarray(x), jnp.zeros(64), batch_size=10
     )
     # The rounding of the mean enters squared; what is left is that of 3,200 terms.
@@ -84,16 +84,16 @@ def test_noise_scale_traces_once_and_inside_jit():
         traces.append(1)
         return net(params, x)
 
-    eager = dynamics.noise_scale(counted, squared_error, params, x, y, batch_size=4)
+    eager = noise.noise_scale(counted, squared_error, params, x, y, batch_size=4)
     before = len(traces)
     doubled = jax.tree.map(lambda a: 2 * a, params)
-    dynamics.noise_scale(counted, squared_error, doubled, x, y, batch_size=4)
+    noise.noise_scale(counted, squared_error, doubled, x, y, batch_size=4)
     # The second call only checks the shapes of the losses.
     assert len(traces) == before + 1
 
     @jax.jit
     def jitted(params, x, y):
-        return dynamics.noise_scale(net, squared_error, params, x, y, batch_size=4)
+        return noise.noise_scale(net, squared_error, params, x, y, batch_size=4)
 
     np.testing.assert_allclose(jitted(params, x, y), eager, rtol=10 * EPS32)
 
@@ -102,23 +102,23 @@ def test_noise_scale_of_sharded_data(eight_devices):
     params, x, y = problem(n=16)
     sharding = jax.sharding.NamedSharding(eight_devices, jax.P("data"))
     sharded = jax.device_put((x, y), sharding)
-    alone = dynamics.noise_scale(net, squared_error, params, x, y)
-    got = dynamics.noise_scale(net, squared_error, params, *sharded, batch_size=1)
+    alone = noise.noise_scale(net, squared_error, params, x, y)
+    got = noise.noise_scale(net, squared_error, params, *sharded, batch_size=1)
     np.testing.assert_allclose(got, alone, rtol=100 * EPS32)
 
 
 def test_stationary_points_and_bad_gradients_show():
     x = jnp.array([[1.0], [-1.0]])
-    at_minimum = dynamics.noise_scale(linear, first, jnp.zeros(1), x, x[:, 0])
+    at_minimum = noise.noise_scale(linear, first, jnp.zeros(1), x, x[:, 0])
     assert float(at_minimum.gradient_norm_squared) == 0
     assert float(at_minimum.covariance_trace) == 2
     assert np.isinf(at_minimum.noise_scale)
     # No gradient at all leaves nothing to divide.
-    interpolated = dynamics.noise_scale(linear, first, jnp.zeros(1), 0 * x, x[:, 0])
+    interpolated = noise.noise_scale(linear, first, jnp.zeros(1), 0 * x, x[:, 0])
     assert float(interpolated.gradient_norm_squared) == 0
     assert float(interpolated.covariance_trace) == 0
     assert np.isnan(interpolated.noise_scale)
-    broken = dynamics.noise_scale(
+    broken = noise.noise_scale(
         linear, first, jnp.zeros(1), x.at[0].set(jnp.nan), x[:, 0]
     )
     assert np.isnan(broken).all()
@@ -126,7 +126,7 @@ def test_stationary_points_and_bad_gradients_show():
 
 def test_noise_scale_refuses_what_it_cannot_use(user_land):
     params, x, y = problem()
-    scale = dynamics.noise_scale
+    scale = noise.noise_scale
     with pytest.raises(ValueError, match="at least two examples"):
         scale(net, squared_error, params, x[:1], y[:1])
     with pytest.raises(ValueError, match="`y` must have as many examples"):
@@ -141,8 +141,8 @@ def test_noise_scale_refuses_what_it_cannot_use(user_land):
 
 def draw_norms(rng, gradient, scales, batch, num):
     """Squared norms of mean gradients over independent Gaussian examples."""
-    noise = rng.normal(size=(num, gradient.size)) * scales / np.sqrt(batch)
-    return np.sum((gradient + noise) ** 2, axis=1)
+    kicks = rng.normal(size=(num, gradient.size)) * scales / np.sqrt(batch)
+    return np.sum((gradient + kicks) ** 2, axis=1)
 
 
 def test_two_batches_of_independent_draws_recover_the_truth():
@@ -154,7 +154,7 @@ def test_two_batches_of_independent_draws_recover_the_truth():
     scales *= np.sqrt(8.36 * 57.80 / np.sum(scales**2))
     small = draw_norms(rng, gradient, scales, 8, 400)
     big = draw_norms(rng, gradient, scales, 256, 400)
-    got = dynamics.two_batch_noise_scale(small, big, small=8, big=256)
+    got = noise.two_batch_noise_scale(small, big, small=8, big=256)
     for estimate, truth in zip(got[:3], (8.36, 57.80, 8.36 * 57.80), strict=True):
         error = float(estimate.standard_error)
         assert 0 < error < 0.1 * truth
@@ -168,7 +168,7 @@ def test_delta_method_error_is_the_spread_of_the_ratio():
     small = draw_norms(rng, gradient, scales, 4, 400 * 100).reshape(400, 100)
     big = draw_norms(rng, gradient, scales, 32, 400 * 100).reshape(400, 100)
     got = jax.vmap(
-        lambda a, b: dynamics.two_batch_noise_scale(a, b, small=4, big=32).noise_scale
+        lambda a, b: noise.two_batch_noise_scale(a, b, small=4, big=32).noise_scale
     )(small, big)
     # 400 repetitions know a standard deviation to 1/sqrt(800) = 3.5 %.
     spread = np.std(got.value, ddof=1)
@@ -179,11 +179,9 @@ def test_a_gradient_lost_in_the_noise_is_called_undetermined():
     rng = np.random.default_rng(4)
     scales = np.ones(20)
     norms = [draw_norms(rng, np.zeros(20), scales, b, 50) for b in (2, 16)]
-    got = dynamics.two_batch_noise_scale(*norms, small=2, big=16)
+    got = noise.two_batch_noise_scale(*norms, small=2, big=16)
     assert got.undetermined
-    broken = dynamics.two_batch_noise_scale(
-        norms[0] * np.nan, norms[1], small=2, big=16
-    )
+    broken = noise.two_batch_noise_scale(norms[0] * np.nan, norms[1], small=2, big=16)
     assert broken.undetermined
 
 
@@ -198,7 +196,7 @@ def test_epochs_estimate_less_than_the_stored_gradient():
     order = np.argsort(rng.random((num, n)), axis=1)
     square = lambda batch: np.sum(rows[batch].mean(1) ** 2, axis=1)
     small, big = square(order[:, :10]), square(order[:, 10:60])
-    got = dynamics.two_batch_noise_scale(small, big, small=10, big=50)
+    got = noise.two_batch_noise_scale(small, big, small=10, big=50)
     estimate = got.gradient_norm_squared
     error = float(estimate.standard_error)
     assert error < 0.01
@@ -207,7 +205,7 @@ def test_epochs_estimate_less_than_the_stored_gradient():
     trace = got.covariance_trace
     assert abs(float(trace.value) - 0.1488 * n) < 4 * float(trace.standard_error)
 
-    exact = dynamics.noise_scale(
+    exact = noise.noise_scale(
         linear, first, jnp.zeros(d), jnp.asarray(rows, jnp.float32), jnp.zeros(n)
     )
     np.testing.assert_allclose(exact[1:], (0.0626, 0.1488 * n), rtol=100 * EPS32)
@@ -216,14 +214,14 @@ def test_epochs_estimate_less_than_the_stored_gradient():
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.float16])
 def test_norms_of_types_that_would_overflow(dtype, user_land):
     norms = jnp.full(2, 2**15, dtype)
-    got = dynamics.two_batch_noise_scale(norms, norms, small=1, big=2**20)
+    got = noise.two_batch_noise_scale(norms, norms, small=1, big=2**20)
     assert float(got.gradient_norm_squared.value) == 2**15
     assert float(got.noise_scale.value) == 0
 
 
 def test_no_gradient_at_all_is_undetermined():
     zero = jnp.zeros(3)
-    assert dynamics.two_batch_noise_scale(zero, zero, small=1, big=2).undetermined
+    assert noise.two_batch_noise_scale(zero, zero, small=1, big=2).undetermined
 
 
 @pytest.mark.parametrize(
@@ -239,4 +237,4 @@ def test_no_gradient_at_all_is_undetermined():
 )
 def test_two_batches_refuse(user_land, small_norms, big_norms, small, big, match):
     with pytest.raises(ValueError, match=match):
-        dynamics.two_batch_noise_scale(small_norms, big_norms, small=small, big=big)
+        noise.two_batch_noise_scale(small_norms, big_norms, small=small, big=big)

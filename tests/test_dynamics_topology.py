@@ -11,8 +11,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.csgraph import minimum_spanning_tree as scipy_tree
 from scipy.spatial.distance import cdist
 
-from jaxtheory import dynamics
-from jaxtheory.dynamics._nulls import (
+from jaxtheory.dynamics import topology
+from jaxtheory.dynamics.topology._nulls import (
     distances_along,
     ornstein_uhlenbeck,
     sign_flipped,
@@ -49,8 +49,8 @@ def brownian(num, dim, seed=0):
 
 
 def tree_length(points):
-    tree = dynamics.minimum_spanning_tree(dynamics.pairwise_distances(points))
-    return float(dynamics.e_alpha(tree.lengths))
+    tree = topology.minimum_spanning_tree(topology.pairwise_distances(points))
+    return float(topology.e_alpha(tree.lengths))
 
 
 # Path
@@ -59,11 +59,11 @@ def tree_length(points):
 def test_path_length_and_displacement():
     points = brownian(50, 7)
     exact = np.linalg.norm(np.diff(points.astype(np.float64), axis=0), axis=1).sum()
-    np.testing.assert_allclose(dynamics.path_length(points), exact, rtol=10 * EPS32)
+    np.testing.assert_allclose(topology.path_length(points), exact, rtol=10 * EPS32)
     straight = np.linalg.norm(points[-1].astype(np.float64) - points[0])
-    np.testing.assert_allclose(dynamics.displacement(points), straight, rtol=8 * EPS32)
-    assert float(dynamics.path_length(points[:1])) == 0
-    assert float(dynamics.displacement(points[:1])) == 0
+    np.testing.assert_allclose(topology.displacement(points), straight, rtol=8 * EPS32)
+    assert float(topology.path_length(points[:1])) == 0
+    assert float(topology.displacement(points[:1])) == 0
 
 
 # Distances
@@ -73,7 +73,7 @@ def test_path_length_and_displacement():
 def test_distances_are_symmetric_and_right(dim):
     # 2,500 coordinates are three chunks, the last one ragged.
     points = np.random.default_rng(0).normal(size=(40, dim)).astype(np.float32)
-    got = np.asarray(dynamics.pairwise_distances(points))
+    got = np.asarray(topology.pairwise_distances(points))
     exact = cdist(points.astype(np.float64), points.astype(np.float64))
     # Each square is rounded to eps, and the sum of positive terms to a few eps.
     np.testing.assert_allclose(got, exact, rtol=10 * EPS32)
@@ -83,11 +83,11 @@ def test_distances_are_symmetric_and_right(dim):
 
 def test_distances_in_double_and_half_precision(x64):
     points = np.random.default_rng(0).normal(size=(9, 5))
-    got = dynamics.pairwise_distances(points)
+    got = topology.pairwise_distances(points)
     np.testing.assert_allclose(got, cdist(points, points), rtol=1e-14, atol=0)
     half = points.astype(np.float16)
     exact = cdist(half.astype(np.float64), half.astype(np.float64))
-    single = dynamics.pairwise_distances(half)
+    single = topology.pairwise_distances(half)
     assert single.dtype == jnp.float32
     np.testing.assert_allclose(single, exact, rtol=10 * EPS32)
 
@@ -109,7 +109,7 @@ def test_late_training_steps_far_from_the_origin_are_seen():
 
 def test_distances_of_nonfinite_and_equal_points():
     points = np.array([[0.0, 1.0], [0.0, 1.0], [np.nan, 0.0], [np.inf, 0.0]], "f4")
-    got = np.asarray(dynamics.pairwise_distances(points))
+    got = np.asarray(topology.pairwise_distances(points))
     assert (got[:2, :2] == 0).all()
     assert np.isnan(got[2]).all()
     assert np.isinf(got[3, :2]).all()
@@ -121,8 +121,8 @@ def test_distances_of_nonfinite_and_equal_points():
 @pytest.mark.parametrize("dim", [2, 50])
 def test_tree_is_that_of_scipy_and_spans(dim):
     points = np.random.default_rng(2).normal(size=(150, dim)).astype(np.float32)
-    distances = np.asarray(dynamics.pairwise_distances(points))
-    tree = dynamics.minimum_spanning_tree(distances)
+    distances = np.asarray(topology.pairwise_distances(points))
+    tree = topology.minimum_spanning_tree(distances)
     exact = oracle_lengths(distances)
     # The shift by one costs the oracle eps (double) of one, not of a length.
     np.testing.assert_allclose(np.sort(tree.lengths), exact, rtol=1e-12, atol=1e-15)
@@ -141,8 +141,8 @@ def test_tree_of_a_thousand_points_has_the_length_of_scipys():
 def test_tree_with_ties_and_zero_distances():
     rng = np.random.default_rng(3)
     points = rng.integers(0, 3, size=(60, 2)).astype(np.float32)  # nine places
-    distances = dynamics.pairwise_distances(points)
-    tree = dynamics.minimum_spanning_tree(distances)
+    distances = topology.pairwise_distances(points)
+    tree = topology.minimum_spanning_tree(distances)
     np.testing.assert_allclose(np.sort(tree.lengths), oracle_lengths(distances))
     assert int(np.sum(np.asarray(tree.lengths) == 0)) == 60 - 9
     graph = coo_array((np.ones(59), np.asarray(tree.edges).T), shape=(60, 60))
@@ -152,7 +152,7 @@ def test_tree_with_ties_and_zero_distances():
 def test_tree_in_double_precision_and_under_vmap(x64):
     points = np.random.default_rng(4).normal(size=(3, 30, 2))
     lengths = jax.vmap(
-        lambda p: dynamics.minimum_spanning_tree(dynamics.pairwise_distances(p)).lengths
+        lambda p: topology.minimum_spanning_tree(topology.pairwise_distances(p)).lengths
     )(points)
     assert lengths.dtype == jnp.float64
     for got, cloud_ in zip(lengths, points, strict=True):
@@ -165,11 +165,11 @@ def test_absent_edges():
     for absent in (np.inf, np.nan):
         broken = far.astype(np.float32)
         broken[:2, 2:] = broken[2:, :2] = absent
-        tree = dynamics.minimum_spanning_tree(broken)
+        tree = topology.minimum_spanning_tree(broken)
         np.testing.assert_array_equal(tree.lengths, [1, absent, 2])
         # One edge left between the two halves is found.
         broken[1, 2] = broken[2, 1] = 9
-        tree = dynamics.minimum_spanning_tree(broken)
+        tree = topology.minimum_spanning_tree(broken)
         np.testing.assert_array_equal(tree.edges, [[0, 1], [1, 2], [2, 3]])
 
 
@@ -178,8 +178,8 @@ def test_e_alpha_and_its_gradient(x64):
 
     @jax.jit
     def value(points):
-        tree = dynamics.minimum_spanning_tree(dynamics.pairwise_distances(points))
-        return dynamics.e_alpha(tree.lengths, alpha=2.0)
+        tree = topology.minimum_spanning_tree(topology.pairwise_distances(points))
+        return topology.e_alpha(tree.lengths, alpha=2.0)
 
     exact = np.sum(oracle_lengths(cdist(points, points)) ** 2)
     np.testing.assert_allclose(value(points), exact, rtol=1e-12)
@@ -197,7 +197,7 @@ def test_e_alpha_and_its_gradient(x64):
 
 @pytest.mark.parametrize(("dim", "expected"), [(1, 1.007), (2, 1.947), (3, 2.852)])
 def test_dimension_of_a_cube(dim, expected):
-    got = dynamics.persistent_homology_dimension(cloud(1000, dim), key=new_key())
+    got = topology.persistent_homology_dimension(cloud(1000, dim), key=new_key())
     assert not got.too_few
     assert got.num_points == 1000
     # Subsets overlap: the standard error is .6 of the deviation over clouds (60 seeds),
@@ -221,12 +221,12 @@ def test_alpha_above_the_dimension_returns_alpha(alpha, low, high):
     digits = 2 * np.random.default_rng(7).integers(0, 2, size=(1000, 14))
     points = np.zeros((1000, 3), np.float32)
     points[:, 0] = digits @ 3.0 ** -np.arange(1, 15)
-    got = dynamics.persistent_homology_dimension(points, key=new_key(), alpha=alpha)
+    got = topology.persistent_homology_dimension(points, key=new_key(), alpha=alpha)
     assert low < float(got.value) < high
 
 
 def test_too_few_points_give_no_number():
-    got = dynamics.persistent_homology_dimension(cloud(499, 2), key=new_key())
+    got = topology.persistent_homology_dimension(cloud(499, 2), key=new_key())
     assert got.too_few
     assert np.isnan([got.value, got.standard_error, got.slope]).all()
 
@@ -234,7 +234,7 @@ def test_too_few_points_give_no_number():
 def test_a_slope_of_one_is_an_infinite_dimension(x64):
     # Equidistant points: E_1(n) = (n - 1) sqrt 2, steeper than n.
     points = np.eye(500)
-    got = dynamics.persistent_homology_dimension(
+    got = topology.persistent_homology_dimension(
         points, key=new_key(), num_sizes=2, num_repeats=2
     )
     expected = np.log(499 / 99) / np.log(500 / 100)
@@ -245,16 +245,16 @@ def test_a_slope_of_one_is_an_infinite_dimension(x64):
 def test_dimension_of_points_with_duplicates_and_of_broken_points():
     points = cloud(1000, 2)
     points[1::2] = points[::2]
-    got = dynamics.persistent_homology_dimension(points, key=new_key())
+    got = topology.persistent_homology_dimension(points, key=new_key())
     # A subset of n has m = 500 (1 - (1 - n/1000)^2) places, E_1 ~ sqrt m: about
     # log(500 / 180) / log(1000 / 200) / 2 = .317 of slope instead of .5.
     assert abs(float(got.slope) - 0.317) < 0.03
     points[3] = np.nan
     points[8, 1] = np.inf
-    broken = dynamics.persistent_homology_dimension(points, key=new_key())
+    broken = topology.persistent_homology_dimension(points, key=new_key())
     assert int(broken.num_nonfinite) == 2
     assert np.isnan([broken.value, broken.standard_error, broken.slope]).all()
-    equal = dynamics.persistent_homology_dimension(np.ones_like(points), key=new_key())
+    equal = topology.persistent_homology_dimension(np.ones_like(points), key=new_key())
     assert np.isnan(equal.value)
 
 
@@ -263,16 +263,16 @@ def test_dimension_of_points_with_duplicates_and_of_broken_points():
 
 def test_a_straight_path_is_its_own_tree():
     points = np.arange(600)[:, None] * np.linspace(0.1, 0.8, 8, dtype=np.float32)
-    got = dynamics.path_topology(points.astype("f4"), key=new_key(), num_nulls=10)
+    got = topology.path_topology(points.astype("f4"), key=new_key(), num_nulls=10)
     assert abs(float(got.e_1_over_path_length) - 1) < 1e-5
-    assert abs(float(got.e_1) / float(dynamics.path_length(points)) - 1) < 1e-5
+    assert abs(float(got.e_1) / float(topology.path_length(points)) - 1) < 1e-5
     assert abs(float(got.ph_dimension) - 1) < 0.01
     # Signs undo the drift: the walk on a line comes back to its places.
     assert float(got.null_sign_flipped.e_1_over_path_length) < 0.2
 
 
 def test_dimension_of_brownian_motion_is_within_the_draws_of_its_nulls():
-    got = dynamics.path_topology(brownian(600, 8), key=new_key(), num_nulls=10)
+    got = topology.path_topology(brownian(600, 8), key=new_key(), num_nulls=10)
     for null in (got.null_sign_flipped, got.null_ou):
         # Over 40 paths the deviation is .07, known to 1 / sqrt(18) here.
         assert 0.07 / 2 < float(null.ph_standard_deviation) < 0.07 * 2
@@ -281,9 +281,9 @@ def test_dimension_of_brownian_motion_is_within_the_draws_of_its_nulls():
         # The error that one path states of itself is a third of that.
         assert 2 * float(got.ph_standard_error) < float(null.ph_standard_deviation)
     assert 0.9 < float(got.e_1_over_path_length) <= 1 + 10 * EPS32
-    again = dynamics.path_topology(brownian(600, 8), key=new_key(), num_nulls=10)
+    again = topology.path_topology(brownian(600, 8), key=new_key(), num_nulls=10)
     jax.tree.map(np.testing.assert_array_equal, got, again)
-    other = dynamics.path_topology(brownian(600, 8), key=new_key(1), num_nulls=10)
+    other = topology.path_topology(brownian(600, 8), key=new_key(1), num_nulls=10)
     assert float(other.e_1) == float(got.e_1)
     assert float(other.null_ou.ph_dimension) != float(got.null_ou.ph_dimension)
 
@@ -291,7 +291,7 @@ def test_dimension_of_brownian_motion_is_within_the_draws_of_its_nulls():
 def test_nulls_are_summarised_over_their_draws():
     # On a line of two steps, signs either keep on (E_1 / length 1) or return (1/2).
     line = np.array([[0.0], [1.0], [2.0]], np.float32)
-    null = dynamics.path_topology(line, key=new_key(), num_nulls=30).null_sign_flipped
+    null = topology.path_topology(line, key=new_key(), num_nulls=30).null_sign_flipped
     returned = round(60 * (1 - float(null.e_1_over_path_length)))
     assert 3 < returned < 27
     draws = np.repeat([0.5, 1.0], [returned, 30 - returned])
@@ -319,10 +319,10 @@ def test_distances_along_a_path(dim):
 
 def test_path_topology_measures_what_its_parts_do_and_inside_jit():
     points = brownian(60, 8)
-    got = dynamics.path_topology(points, key=new_key())
+    got = topology.path_topology(points, key=new_key())
     exact = oracle_lengths(cdist(points.astype(float), points.astype(float))).sum()
     np.testing.assert_allclose(got.e_1, exact, rtol=20 * EPS32)
-    np.testing.assert_allclose(got.path_length, dynamics.path_length(points))
+    np.testing.assert_allclose(got.path_length, topology.path_length(points))
     np.testing.assert_allclose(
         got.e_1_over_path_length, exact / float(got.path_length), rtol=20 * EPS32
     )
@@ -330,7 +330,7 @@ def test_path_topology_measures_what_its_parts_do_and_inside_jit():
     assert got.num_points == 60
     assert np.isnan([got.ph_dimension, got.null_ou.ph_dimension]).all()
     assert np.isfinite(got.null_sign_flipped.e_1_over_path_length)
-    jitted = jax.jit(lambda p, k: dynamics.path_topology(p, key=k))(points, new_key())
+    jitted = jax.jit(lambda p, k: topology.path_topology(p, key=k))(points, new_key())
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=10 * EPS32), jitted, got
     )
@@ -349,8 +349,8 @@ def test_exact_steps_rescale_a_sketched_tree():
 
     exact = oracle_lengths(cdist(points, points)).sum()
     steps = np.linalg.norm(np.diff(points, axis=0), axis=1).astype(np.float32)
-    plain = dynamics.path_topology(sketch, key=new_key())
-    rescaled = dynamics.path_topology(sketch, key=new_key(), step_lengths=steps)
+    plain = topology.path_topology(sketch, key=new_key())
+    rescaled = topology.path_topology(sketch, key=new_key(), step_lengths=steps)
     assert abs(float(plain.e_1) / exact - 1) > 0.01
     assert abs(float(rescaled.e_1) / exact - 1) < 1e-3
     np.testing.assert_allclose(rescaled.path_length, steps.sum(), rtol=10 * EPS32)
@@ -360,7 +360,7 @@ def test_exact_steps_rescale_a_sketched_tree():
 def test_points_that_are_not_finite_are_counted_and_nothing_is_claimed():
     points = brownian(60, 8)
     points[5, 3] = np.inf
-    got = dynamics.path_topology(points, key=new_key())
+    got = topology.path_topology(points, key=new_key())
     assert int(got.num_nonfinite) == 1
     numbers = (got.path_length, got.e_1, *got.null_sign_flipped, *got.null_ou)
     assert np.isnan(numbers).all()
@@ -413,17 +413,17 @@ def test_ou_decay_of_a_slow_path_keeps_its_digits():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: dynamics.path_length(np.ones(3, "f4")), "`points` must be a matrix"),
-        (lambda: dynamics.displacement(np.ones((0, 2), "f4")), "at least 1 points"),
-        (lambda: dynamics.path_length(np.ones((3, 2), int)), "must be floating-point"),
-        (lambda: dynamics.pairwise_distances(np.ones((1, 2), "f4")), "at least 2"),
-        (lambda: dynamics.minimum_spanning_tree(np.ones((2, 3), "f4")), "square"),
-        (lambda: dynamics.minimum_spanning_tree(np.ones((1, 1), "f4")), "two points"),
-        (lambda: dynamics.minimum_spanning_tree(np.ones((2, 2), int)), "floating"),
-        (lambda: dynamics.e_alpha(np.ones((2, 2), "f4")), "must be a vector"),
-        (lambda: dynamics.e_alpha(np.ones(2, "f4"), alpha=0.0), "`alpha` must be"),
-        (lambda: dynamics.e_alpha(np.ones(2, "f4"), alpha=jnp.array(-1.0)), "`alpha`"),
-        (lambda: dynamics.e_alpha(np.ones(2, "f4"), alpha=jnp.ones(2)), "`alpha` must"),
+        (lambda: topology.path_length(np.ones(3, "f4")), "`points` must be a matrix"),
+        (lambda: topology.displacement(np.ones((0, 2), "f4")), "at least 1 points"),
+        (lambda: topology.path_length(np.ones((3, 2), int)), "must be floating-point"),
+        (lambda: topology.pairwise_distances(np.ones((1, 2), "f4")), "at least 2"),
+        (lambda: topology.minimum_spanning_tree(np.ones((2, 3), "f4")), "square"),
+        (lambda: topology.minimum_spanning_tree(np.ones((1, 1), "f4")), "two points"),
+        (lambda: topology.minimum_spanning_tree(np.ones((2, 2), int)), "floating"),
+        (lambda: topology.e_alpha(np.ones((2, 2), "f4")), "must be a vector"),
+        (lambda: topology.e_alpha(np.ones(2, "f4"), alpha=0.0), "`alpha` must be"),
+        (lambda: topology.e_alpha(np.ones(2, "f4"), alpha=jnp.array(-1.0)), "`alpha`"),
+        (lambda: topology.e_alpha(np.ones(2, "f4"), alpha=jnp.ones(2)), "`alpha` must"),
     ],
 )
 def test_bad_points_distances_and_lengths(user_land, call, match):
@@ -433,17 +433,17 @@ def test_bad_points_distances_and_lengths(user_land, call, match):
 
 def test_sums_of_half_precision_do_not_overflow():
     lengths = jnp.full(3000, 100.0, jnp.float16)
-    assert float(dynamics.e_alpha(lengths)) == 300_000
+    assert float(topology.e_alpha(lengths)) == 300_000
     line, lengths = jnp.arange(8.0)[:, None], lengths[:7] * 100
-    measured = dynamics.path_topology(line, key=new_key(), step_lengths=lengths)
+    measured = topology.path_topology(line, key=new_key(), step_lengths=lengths)
     assert float(measured.path_length) == 70_000
 
 
 def test_lists_are_points_too(user_land):
     points: Any = [[0.0, 0.0], [3.0, 4.0]]
     distances: Any = [[0.0, 2.0], [2.0, 0.0]]
-    assert float(dynamics.path_length(points)) == 5
-    assert float(dynamics.minimum_spanning_tree(distances).lengths[0]) == 2
+    assert float(topology.path_length(points)) == 5
+    assert float(topology.minimum_spanning_tree(distances).lengths[0]) == 2
 
 
 @pytest.mark.parametrize(
@@ -457,12 +457,12 @@ def test_lists_are_points_too(user_land):
 )
 def test_bad_options_of_a_path(user_land, options, match):
     with pytest.raises(ValueError, match=match):
-        dynamics.path_topology(np.ones((9, 2), "f4"), key=new_key(), **options)
+        topology.path_topology(np.ones((9, 2), "f4"), key=new_key(), **options)
 
 
 def test_bad_options_of_the_dimension(user_land):
     points = np.ones((600, 2), "f4")
     with pytest.raises(ValueError, match="`alpha` must be positive"):
-        dynamics.persistent_homology_dimension(points, key=new_key(), alpha=-1.0)
+        topology.persistent_homology_dimension(points, key=new_key(), alpha=-1.0)
     with pytest.raises(ValueError, match="`points` must be a matrix"):
-        dynamics.persistent_homology_dimension(points[:1], key=new_key())
+        topology.persistent_homology_dimension(points[:1], key=new_key())

@@ -8,7 +8,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from jaxtheory import kernels, plot
-from jaxtheory._types import Estimate, History
+from jaxtheory._types import Estimate
+from jaxtheory.dynamics import History
 
 NAN = float("nan")
 KERNEL = np.diag([4.0, 1.0, 2.0]).astype(np.float32)

@@ -19,8 +19,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from experiments import portrait as script
 from jaxtheory import kernels
-from jaxtheory._types import History
-from jaxtheory.dynamics import _store
+from jaxtheory.dynamics import History, _store
 from jaxtheory.portrait import Config, Portrait, _plan, _run, portrait
 from jaxtheory.portrait.sections import (
     SECTIONS,

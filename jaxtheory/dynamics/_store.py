@@ -27,7 +27,8 @@ from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from jaxtheory._types import History, TrainState
+from jaxtheory._types import TrainState
+from jaxtheory.dynamics._history import History
 
 _SCHEMA = 1
 _RUN = "run.json"

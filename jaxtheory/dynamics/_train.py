@@ -13,7 +13,6 @@ from jaxtyping import PyTree
 from tqdm import tqdm
 
 from jaxtheory._types import (
-    History,
     KeyArray,
     Measurement,
     Objective,
@@ -29,6 +28,7 @@ from jaxtheory.batching import (
     num_shards,
 )
 from jaxtheory.dynamics import _measure, _store
+from jaxtheory.dynamics._history import History
 from jaxtheory.dynamics._progress import ticking
 from jaxtheory.dynamics._step import Recipe, first_order, run_chunk
 from jaxtheory.dynamics._store import Chunk

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 from matplotlib.axes import Axes
 
-from jaxtheory._types import History
+from jaxtheory.dynamics import History
 from jaxtheory.kernels import SpectrumSummary, spectrum_summary
 from jaxtheory.plot._style import (
     ACCENT,

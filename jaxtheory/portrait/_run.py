@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxtheory import dynamics
-from jaxtheory._types import History
+from jaxtheory.dynamics import History
 from jaxtheory.portrait import _folder
 from jaxtheory.portrait._figure import overview, section_svg
 from jaxtheory.portrait._page import Block, page

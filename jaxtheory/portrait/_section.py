@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from typing import Any, Literal, NamedTuple
 
-from jaxtheory._types import History, Measurement, StatefulMeasurement
+from jaxtheory._types import Measurement, StatefulMeasurement
+from jaxtheory.dynamics import History
 from jaxtheory.portrait._plan import Config, Plan
 
 Numbers = Mapping[str, Any]

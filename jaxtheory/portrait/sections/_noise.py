@@ -24,7 +24,7 @@ def record(plan):
     """The exact noise scale of the training data."""
 
     def noise(state):
-        return dynamics.noise_scale(
+        return dynamics.noise.noise_scale(
             plan.apply_fn,
             plan.loss_fn,
             state.params,

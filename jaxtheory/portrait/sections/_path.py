@@ -37,7 +37,7 @@ def read(plan, history):
     points, lengths = points[finite].astype(float), lengths[finite].astype(float)
     if len(points) < 2:
         return {"num_points": len(points), "too_few": True}
-    result = dynamics.path_topology(
+    result = dynamics.topology.path_topology(
         points,
         step_lengths=lengths[:-1],
         num_nulls=_NULLS,

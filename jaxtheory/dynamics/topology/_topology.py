@@ -10,9 +10,13 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jaxtheory._types import KeyArray
 from jaxtheory.batching import check_key
-from jaxtheory.dynamics._nulls import distances_along, ornstein_uhlenbeck, sign_flipped
-from jaxtheory.dynamics._path import as_points, count_nonfinite, path_length
-from jaxtheory.dynamics._tree import (
+from jaxtheory.dynamics.topology._nulls import (
+    distances_along,
+    ornstein_uhlenbeck,
+    sign_flipped,
+)
+from jaxtheory.dynamics.topology._path import as_points, count_nonfinite, path_length
+from jaxtheory.dynamics.topology._tree import (
     at_least_single,
     check_alpha,
     e_alpha,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxtheory.batching import check_number, sum_examples
-from jaxtheory.dynamics._path import as_points
+from jaxtheory.dynamics.topology._path import as_points
 
 _COORDINATES_PER_CHUNK = 1024
 
