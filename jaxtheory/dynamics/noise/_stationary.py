@@ -1,0 +1,247 @@
+"""Where the noise of SGD ends: the stationary covariance of the iterates."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import ArrayLike, Float
+from scipy.linalg import solve_discrete_lyapunov
+from scipy.sparse.linalg import LinearOperator, gmres
+
+from jaxtheory.batching import check_count, check_number
+
+_ITERATIONS = 2000
+
+
+class StationaryCovariance(NamedTuple):
+    """The covariance that SGD on a quadratic keeps, and whether it exists.
+
+    Attributes:
+        covariance: ``[p, p]`` in float64; NaN where it does not exist.
+        contraction: By what factor one step multiplies the covariance at last (the
+            spectral radius of ``C -> E[A C A^T]``); below 1 there is a stationary law
+            with finite variance, from 1 on there is none.
+        exists: Whether `contraction` is below 1.
+        residual: Frobenius norm of what the equation leaves, over that of the
+            covariance.
+    """
+
+    covariance: np.ndarray
+    contraction: float
+    exists: bool
+    residual: float
+
+
+def temperature(
+    learning_rate: float, batch_size: int, *, momentum: float = 0.0
+) -> float:
+    r"""Compute the temperature of SGD, the scale of its noise.
+
+    .. math:: T = \frac{\eta}{b (1 - \mu)}
+
+    In the limit of small rates, SGD with (heavy-ball, not damped) momentum has the
+    stationary covariance ``T/2`` times the covariance of the gradient of one example,
+    over the curvature. Without replacement, multiply by ``1 - b/n``.
+
+    Args:
+        learning_rate: Positive step size.
+        batch_size: Examples in a batch.
+        momentum: In [0, 1).
+
+    Returns:
+        The temperature, in units of the learning rate.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Example:
+        >>> temperature(0.1, 5, momentum=0.5)
+        0.04
+
+    References:
+        Jastrzebski et al., arXiv:1711.04623; Mandt et al., arXiv:1704.04289.
+    """
+    _check_options(learning_rate, batch_size, momentum)
+    return learning_rate / (batch_size * (1 - momentum))
+
+
+def stationary_covariance(
+    hessian: Float[ArrayLike, "p p"],
+    noise_covariance: Float[ArrayLike, "p p"],
+    *,
+    learning_rate: float,
+    batch_size: int,
+    momentum: float = 0.0,
+    second_moment: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> StationaryCovariance:
+    r"""Solve for the covariance of SGD's iterates around the minimum of a quadratic.
+
+    With *additive* noise (the covariance of the gradient is the same everywhere) it is
+    the discrete Lyapunov equation
+
+    .. math:: C = (I - \eta H) C (I - \eta H) + \frac{\eta^2}{b} \Sigma
+
+    exact at every learning rate: in one dimension :math:`\eta \sigma^2 / (b h (2 - \eta
+    h))`, where the Ornstein-Uhlenbeck limit has :math:`\eta \sigma^2 / (2 b h)`. With
+    heavy-ball momentum it is the same equation for the pairs of successive iterates.
+
+    With *multiplicative* noise, as batches give in a regression (the Hessian ``h`` of
+    an example is random), pass `second_moment`, ``C -> E[h C h]``; then
+
+    .. math:: C = C - \eta (H C + C H) + \eta^2 \Big[\frac{1}{b} E[h C h]
+        + \Big(1 - \frac{1}{b}\Big) H C H\Big] + \frac{\eta^2}{b} \Sigma
+
+    for batches drawn with replacement, and the variance can be infinite where the mean
+    converges.
+
+    Args:
+        hessian: ``H``, symmetric, of the mean loss.
+        noise_covariance: ``Sigma``, the covariance of the gradient of *one* example at
+            the minimum, symmetric.
+        learning_rate: ``eta``.
+        batch_size: ``b``.
+        momentum: Heavy ball, ``w' = w - eta g + mu (w - w_before)``, in [0, 1).
+        second_moment: ``[p, p] -> [p, p]``, linear; None for additive noise.
+
+    Returns:
+        The covariance, and whether there is one.
+
+    Raises:
+        ValueError: A matrix is not square, symmetric and finite, the two disagree, an
+            option is out of range, or `second_moment` comes with momentum.
+
+    Memory:
+        Float64 on the host. O(p^3) for additive noise (8 times that with momentum);
+        with `second_moment` its cost for each of some 100 iterations of GMRES on
+        ``p^2`` unknowns.
+
+    Example:
+        >>> import numpy as np
+        >>> result = stationary_covariance(
+        ...     np.array([[5.0]]), np.array([[0.49]]), learning_rate=0.1, batch_size=1
+        ... )
+        >>> round(float(result.covariance[0, 0]), 5)  # .0049 in the limit of small eta
+        0.00653
+
+    References:
+        Mandt et al., arXiv:1704.04289 (the limit); Liu et al., arXiv:2012.03636 (at any
+        learning rate, with momentum).
+    """
+    _check_options(learning_rate, batch_size, momentum)
+    h, sigma = (
+        _matrix("hessian", hessian),
+        _matrix("noise_covariance", noise_covariance),
+    )
+    if h.shape != sigma.shape:
+        raise ValueError(
+            "`noise_covariance` must have the shape of `hessian`, "
+            f"{h.shape}, but has {sigma.shape}."
+        )
+    kick = learning_rate**2 / batch_size * sigma
+    if second_moment is None:
+        return _additive(h, kick, learning_rate, momentum)
+    if momentum:
+        raise ValueError(
+            "`momentum` must be 0 with `second_moment`: only additive noise is solved "
+            f"for with momentum, but it was {momentum}. Leave one of the two out."
+        )
+    return _multiplicative(h, kick, learning_rate, batch_size, second_moment)
+
+
+def _additive(h, kick, learning_rate, momentum):
+    """Solve the Lyapunov equation, of pairs of iterates if there is momentum."""
+    size = len(h)
+    step = np.eye(size) - learning_rate * h
+    if momentum:
+        step = np.block(
+            [
+                [step + momentum * np.eye(size), -momentum * np.eye(size)],
+                [np.eye(size), np.zeros((size, size))],
+            ]
+        )
+        kick = np.pad(kick, (0, size))
+    contraction = float(np.max(np.abs(np.linalg.eigvals(step)))) ** 2
+    if not contraction < 1:
+        return _none(size, contraction)
+    whole = solve_discrete_lyapunov(step, kick)
+    residual = _relative(step @ whole @ step.T + kick - whole, whole)
+    found = whole[:size, :size]
+    return StationaryCovariance((found + found.T) / 2, contraction, True, residual)
+
+
+def _multiplicative(h, kick, learning_rate, batch_size, second_moment):
+    """Solve the equation of a random Hessian by GMRES over matrices."""
+    shape = h.shape
+
+    def advance(c):
+        random = np.asarray(second_moment(c), float) / batch_size
+        square = random + (1 - 1 / batch_size) * h @ c @ h
+        return c - learning_rate * (h @ c + c @ h) + learning_rate**2 * square
+
+    returned = np.shape(second_moment(np.eye(len(h))))
+    if returned != shape:
+        raise ValueError(
+            f"`second_moment` must take and return a matrix of shape {shape}, but "
+            f"returned one of shape {returned}."
+        )
+    # It takes positive matrices to positive ones: from the identity, powers find the
+    # largest eigenvalue, which is its spectral radius.
+    c, contraction = np.eye(len(h)), np.inf
+    for _ in range(_ITERATIONS):
+        after = advance(c)
+        before, contraction = contraction, float(np.linalg.norm(after))
+        contraction /= float(np.linalg.norm(c))
+        if not np.isfinite(contraction) or contraction == 0:
+            break
+        c = after / np.linalg.norm(after)
+        if abs(contraction - before) < 1e-12 * contraction:
+            break
+    if not contraction < 1:
+        return _none(len(h), contraction)
+    operator = LinearOperator(
+        (h.size, h.size),
+        matvec=lambda v: v - advance(v.reshape(shape)).ravel(),
+        dtype=float,  # pyright: ignore[reportCallIssue]
+    )
+    solution, _ = gmres(operator, kick.ravel(), rtol=1e-13, maxiter=_ITERATIONS)
+    found = solution.reshape(shape)
+    residual = _relative(advance(found) + kick - found, found)
+    return StationaryCovariance((found + found.T) / 2, contraction, True, residual)
+
+
+def _none(size, contraction):
+    """The result where no stationary covariance exists."""
+    nothing = np.full((size, size), np.nan)
+    return StationaryCovariance(nothing, contraction, False, float("nan"))
+
+
+def _relative(difference, whole):
+    """A Frobenius norm over another; 0 where there is no noise at all."""
+    scale = float(np.linalg.norm(whole))
+    return float(np.linalg.norm(difference)) / scale if scale else 0.0
+
+
+def _matrix(name, matrix):
+    """A symmetric finite matrix in float64."""
+    array = np.asarray(matrix, float)
+    if array.ndim != 2 or array.shape[0] != array.shape[1] or not array.size:
+        raise ValueError(
+            f"`{name}` must be a square matrix [p, p], but has shape {array.shape}."
+        )
+    scale = float(np.max(np.abs(array)))
+    if not np.isfinite(scale):
+        raise ValueError(f"`{name}` must be finite, but is not.")
+    asymmetry = float(np.max(np.abs(array - array.T)))
+    if asymmetry > 1e-5 * scale:
+        raise ValueError(
+            f"`{name}` must be symmetric, but differs from its transpose by "
+            f"{asymmetry / scale:.1e} of its largest entry. Pass `(a + a.T) / 2`."
+        )
+    return (array + array.T) / 2
+
+
+def _check_options(learning_rate, batch_size, momentum):
+    """Check the numbers that describe SGD."""
+    check_number("learning_rate", learning_rate, lambda a: 0 < a < np.inf, "positive")
+    check_count(batch_size=batch_size)
+    check_number("momentum", momentum, lambda a: 0 <= a < 1, "in [0, 1)")
