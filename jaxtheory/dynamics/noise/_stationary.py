@@ -198,11 +198,8 @@ def _multiplicative(h, kick, learning_rate, batch_size, second_moment):
             break
     if not contraction < 1:
         return _none(len(h), contraction)
-    operator = LinearOperator(
-        (h.size, h.size),
-        matvec=lambda v: v - advance(v.reshape(shape)).ravel(),
-        dtype=float,  # pyright: ignore[reportCallIssue]
-    )
+    left_over = lambda v: v - advance(v.reshape(shape)).ravel()
+    operator = LinearOperator((h.size, h.size), left_over, dtype=float)  # pyright: ignore[reportCallIssue]
     solution, _ = gmres(operator, kick.ravel(), rtol=1e-13, maxiter=_ITERATIONS)
     found = solution.reshape(shape)
     residual = _relative(advance(found) + kick - found, found)
