@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jaxtheory import dynamics
-from jaxtheory.dynamics import _train
+from jaxtheory.dynamics import _files, _run
 
 KEY = jax.random.key(7)
 OPTIMIZER = optax.adam(0.05)
@@ -149,7 +149,7 @@ def test_a_diverged_run_keeps_the_memory_of_its_last_record(tmp_path):
     assert_identical(again, history)
 
 
-class InterruptedBar(_train.tqdm):
+class InterruptedBar(_run.tqdm):
     """Ctrl-C while the bar moves to the fourth step."""
 
     def update(self, n=1):
@@ -162,7 +162,7 @@ def test_an_interrupted_run_returns_the_memory_of_its_last_record(
     tmp_path, monkeypatch, whole
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(_train, "tqdm", InterruptedBar)
+        patch.setattr(_run, "tqdm", InterruptedBar)
         partial = train(tmp_path / "run", progress=True)
     assert partial.steps.tolist() == [0, 2, 4]
     last = whole.records["mean"]["mean"][2]
@@ -215,7 +215,7 @@ def test_without_memory_a_store_is_as_it_always_was(tmp_path):
     train(tmp_path / "run", record=PLAIN)
     shapes = described(tmp_path / "run")["shapes"]
     assert set(shapes) == {"records/params", "trace/loss", "trace/step_length"}
-    tensors = _train._store._read(tmp_path / "run" / "state.safetensors")
+    tensors = _files.read(tmp_path / "run" / "state.safetensors")
     assert not any(name.startswith("memory") for name in tensors)
 
 

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from jaxtheory import dynamics
-from jaxtheory.dynamics import _store
+from jaxtheory.dynamics import _files, _store
 
 KEY = jax.random.key(7)
 OPTIMIZER = optax.adam(0.05)
@@ -75,7 +75,7 @@ def test_a_stored_run_is_the_run_and_a_finished_one_comes_from_disk(
     steps = ["0000000000", "0000000002", "0000000004", "0000000006", "0000000008"]
     chunks = {f"chunk-{step}.safetensors" for step in steps}
     assert set(before) == {"run.json", "state.safetensors"} | chunks
-    monkeypatch.setattr(_store, "save_file", None)
+    monkeypatch.setattr(_files, "save_file", None)
     again = train(str(run), resume=True)
     assert_identical(again, whole)
     assert isinstance(again.state.params, jax.Array)
@@ -272,7 +272,7 @@ def test_a_file_of_another_kind_is_named(name, source, message, folder):
 
 def test_another_format_is_told(folder):
     text = (folder / "run.json").read_text()
-    (folder / "run.json").write_text(text.replace('"schema": 1', '"schema": 0'))
+    (folder / "run.json").write_text(text.replace('"schema": 2', '"schema": 0'))
     with pytest.raises(ValueError, match="has format 0"):
         train(folder, resume=True)
     with pytest.raises(ValueError, match="has format 0"):
@@ -381,9 +381,9 @@ def test_types_and_layouts_survive(tmp_path):
         "complex": np.array([1 + 2j], np.complex64),
     }
     path = tmp_path / "file.safetensors"
-    _store._save(path, tree, 0)
-    assert_identical(_store._restore(path, tree), tree)
-    for name, leaf in _store._restore(path, tree).items():
+    _files.save(path, tree, 0)
+    assert_identical(_files.restore(path, tree), tree)
+    for name, leaf in _files.restore(path, tree).items():
         assert leaf.dtype == tree[name].dtype
         assert leaf.shape == tree[name].shape
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxtheory import dynamics
-from jaxtheory.dynamics import _train
+from jaxtheory.dynamics import _run, _schedule
 
 KEY = jax.random.key(7)
 N, D = 10, 3
@@ -144,9 +144,9 @@ def test_continuing_from_a_history_is_exact(history):
 
 
 def test_default_record_every_divides_and_stays_below_a_hundred():
-    assert _train._check_steps(2000, None) == 100
-    assert _train._check_steps(250, None) == 50
-    assert _train._check_steps(7, None) == 7
+    assert _schedule.check_schedule(2000, None) == 100
+    assert _schedule.check_schedule(250, None) == 50
+    assert _schedule.check_schedule(7, None) == 7
     assert train(record_every=None).steps.tolist() == [0, 8]
 
 
@@ -348,7 +348,7 @@ def test_an_update_that_is_not_finite_ends_the_run_too():
     assert history.diverged_at == 0
 
 
-class InterruptedBar(_train.tqdm):
+class InterruptedBar(_run.tqdm):
     """Ctrl-C while the bar moves to the fourth step."""
 
     def update(self, n=1):
@@ -358,7 +358,7 @@ class InterruptedBar(_train.tqdm):
 
 
 def test_an_interrupted_run_returns_what_it_has(monkeypatch, capsys, history):
-    monkeypatch.setattr(_train, "tqdm", InterruptedBar)
+    monkeypatch.setattr(_run, "tqdm", InterruptedBar)
     partial = train(progress=True)
     assert "recorded up to step 4" in capsys.readouterr().err
     assert partial.steps.tolist() == [0, 2, 4]

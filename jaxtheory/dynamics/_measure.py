@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxtheory._types import StatefulMeasurement
+from jaxtheory.dynamics._shards import over_shards
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -25,9 +26,16 @@ def begin(record, state):
     return memories
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def measure(record, state, memories):
-    """All measurements of one record, and the memories after it.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def begin_many(record, sharding, states):
+    """The same for each run of a population."""
+    one = functools.partial(begin, record)
+    return over_shards(jax.vmap(one), sharding, "r", "r")(states)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def measure(record, stop_when, state, memories):
+    """All measurements of one record, the memories after it, and whether to stop.
 
     Apart from the chunk, so that each is compiled once (the first record has no chunk
     before it) and training is the same program whatever is recorded.
@@ -41,7 +49,16 @@ def measure(record, state, memories):
         else:
             value = measurement(state)
         values[name] = _arrays(full, value)
-    return values, after
+    return values, after, _condition(stop_when, state)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def measure_many(record, stop_when, sharding, states, memories, active):
+    """The same for each run of a population, and which are active after it."""
+    one = functools.partial(measure, record, stop_when)
+    sharded = over_shards(jax.vmap(one), sharding, "rr", "r")
+    values, memories, stop = sharded(states, memories)
+    return values, memories, stop & active, active & ~stop
 
 
 def evaluate(argument, functions, state):
@@ -50,6 +67,19 @@ def evaluate(argument, functions, state):
         name: _arrays(f"{argument}[{name!r}]", function(state))
         for name, function in functions
     }
+
+
+def _condition(stop_when, state):
+    """Whether to stop, as a boolean scalar."""
+    value = False if stop_when is None else stop_when(state)
+    is_array = isinstance(value, jax.Array | np.ndarray | np.generic | bool)
+    if not is_array or jnp.shape(value) or jnp.result_type(value) != jnp.bool_:
+        was = describe(value) if is_array else f"a {type(value).__name__}"
+        raise ValueError(
+            f"`stop_when` must return a boolean scalar, but returned {was}. Compare "
+            "with a number, and reduce with `jnp.all` or `jnp.any`."
+        )
+    return jnp.asarray(value)
 
 
 def describe(tree: PyTree) -> str:

@@ -1,8 +1,8 @@
-"""The compiled program of training: a chunk of steps."""
+"""The compiled program of training: a chunk of steps, of one run or of many."""
 
 import functools
 import inspect
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,48 +10,143 @@ import optax
 
 from jaxtheory._types import Measurement, Objective, TrainState
 from jaxtheory.dynamics._measure import describe, evaluate
+from jaxtheory.dynamics._shards import over_shards
 
 # Streams of the one key of a run.
 _SHUFFLE, _NOISE = 0, 1
 
 
 class Recipe(NamedTuple):
-    """What a compiled chunk depends on besides arrays; hashable, a static argument."""
+    """What a compiled chunk depends on besides arrays; hashable, a static argument.
+
+    Attributes:
+        objective: What is differentiated.
+        optimizer: The optax optimizer.
+        trace: Measurements of every step, with their names.
+        num_steps: The most steps of a chunk: rows of its trace.
+        batch_size: Examples per step; None for all.
+        sharding: Where the runs of a population are; None for one place.
+    """
 
     objective: Objective
     optimizer: optax.GradientTransformation
     trace: tuple[tuple[str, Measurement], ...]
     num_steps: int
     batch_size: int | None
+    sharding: Any = None
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def run_chunk(recipe, state, order, data, key):
-    """Scan `recipe.num_steps` steps.
+def run_chunk(recipe, state, order, data, key, start, length):
+    """Train one run for `length` steps, at most `recipe.num_steps`.
+
+    `length` is an array, so that chunks of all lengths are one program. `start` is the
+    state's step.
 
     Returns:
         The state after them without its initial parameters (to return them would be to
         copy them), the order of the examples in the epoch that it is in, and the trace:
-        a dictionary of arrays ``[num_steps, ...]``.
+        a dictionary of arrays ``[recipe.num_steps, ...]``, zero from `length` on.
     """
-    shuffle, noise = (jax.random.fold_in(key, stream) for stream in (_SHUFFLE, _NOISE))
-    initial_params = state.initial_params
-
-    def step(carry, _):
-        state, order = carry
-        order, batch = _next_batch(recipe, order, data, state.step, shuffle)
-        after, loss = _step(recipe, state, batch, jax.random.fold_in(noise, state.step))
-        whole = state._replace(initial_params=initial_params)
-        row = {
-            "loss": loss,
-            "step_length": _distance(after.params, state.params),
-            **evaluate("trace", recipe.trace, whole),
-        }
-        return (after, order), row
-
+    advance = functools.partial(_advance, recipe, state.initial_params, data, key)
     carry = (state._replace(initial_params=()), order)
-    (state, order), rows = jax.lax.scan(step, carry, length=recipe.num_steps)
+    (state, order), rows = _loop(advance, carry, start, length, recipe.num_steps)
     return state, order, rows
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run_chunks(recipe, state, order, data, keys, start, length, active):
+    """The same for many runs at once; only those that are `active` take steps.
+
+    All arrays but `data` and `length` have a leading axis of runs, those of the trace a
+    second one. A run whose loss or step is not finite is frozen before that step, and
+    is not active any more.
+
+    Returns:
+        States, orders and trace as of `run_chunk`, and which runs are active still.
+    """
+
+    def chunk(state, order, keys, start, active, data, length):
+        advance = functools.partial(
+            _advance_many, recipe, state.initial_params, data, keys
+        )
+        carry = (state._replace(initial_params=()), order, active)
+        return _loop(advance, carry, start, length, recipe.num_steps)
+
+    sharded = over_shards(chunk, recipe.sharding, "rrrrr--", "rt")
+    (state, order, active), rows = sharded(
+        state, order, keys, start, active, data, length
+    )
+    return state, order, rows, active
+
+
+def _loop(advance, carry, start, length, num_rows):
+    """Advance `length` times, writing rows into the first ones of `num_rows`."""
+    # A scan's number of steps is fixed; a loop has no rows of its own.
+    _, row = jax.eval_shape(advance, carry, start)
+    rows = jax.tree.map(lambda a: jnp.zeros((num_rows, *a.shape), a.dtype), row)
+
+    def body(index, both):
+        carry, rows = both
+        carry, row = advance(carry, start + index)
+        write = lambda a, b: jax.lax.dynamic_update_index_in_dim(a, b, index, 0)
+        return carry, jax.tree.map(write, rows, row)
+
+    return jax.lax.fori_loop(0, length, body, (carry, rows))
+
+
+# The two are jitted so that the shapes of a row and the loop are one trace.
+@functools.partial(jax.jit, static_argnums=0)
+def _advance(recipe, initial_params, data, key, carry, now):
+    """Step `now` of one run."""
+    state, order = carry
+    if recipe.batch_size is not None:
+        starts = _position(recipe, order, now)[1] == 0
+        renew = lambda order: _renewed(recipe, order, now, key)
+        order = jax.lax.cond(starts, renew, lambda order: order, order)
+    after, row = _take_step(recipe, state, order, initial_params, data, key, now)
+    return (after, order), row
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _advance_many(recipe, initial_params, data, keys, carry, now):
+    """Step ``now[m]`` of each run."""
+    state, order, active = carry
+    if recipe.batch_size is not None:
+        starts = _position(recipe, order[0], now)[1] == 0
+        # One condition for all: under `vmap` both branches would run at every step.
+        renew = lambda order: jax.vmap(
+            lambda starts, *one: jnp.where(starts, _renewed(recipe, *one), one[0])
+        )(starts, order, now, keys)
+        order = jax.lax.cond(jnp.any(starts), renew, lambda order: order, order)
+    step = functools.partial(_take_step_or_freeze, recipe, data)
+    after, row, active = jax.vmap(step)(state, order, initial_params, keys, now, active)
+    return (after, order, active), row
+
+
+def _take_step(recipe, state, order, initial_params, data, key, now):
+    """One step on its batch: the state after it, and its row of the trace."""
+    batch = _batch(recipe, order, data, now)
+    noise = jax.random.fold_in(jax.random.fold_in(key, _NOISE), now)
+    after, loss = _step(recipe, state, batch, noise)
+    whole = state._replace(initial_params=initial_params)
+    row = {
+        "loss": loss,
+        "step_length": _distance(after.params, state.params),
+        **evaluate("trace", recipe.trace, whole),
+    }
+    return after, row
+
+
+def _take_step_or_freeze(recipe, data, state, order, initial_params, key, now, active):
+    """The same where the run is active and the step finite; else nothing changes."""
+    after, row = _take_step(recipe, state, order, initial_params, data, key, now)
+    loss, length = row["loss"], row["step_length"]
+    taken = active & jnp.isfinite(loss) & jnp.isfinite(length)
+    after = jax.tree.map(lambda a, b: jnp.where(taken, a, b), after, state)
+    row["loss"] = jnp.where(active, loss, jnp.nan)
+    row["step_length"] = jnp.where(active, length, jnp.nan)
+    return after, row, taken
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -61,30 +156,42 @@ def first_order(recipe, data, step, key):
         return ()
     num_examples = jax.tree.leaves(data)[0].shape[0]
     epoch = step // (num_examples // recipe.batch_size)
-    return _permutation(jax.random.fold_in(key, _SHUFFLE), epoch, num_examples)
+    return _permutation(key, epoch, num_examples)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def first_orders(recipe, data, steps, keys):
+    """The same for many runs."""
+    order = functools.partial(first_order, recipe, data)
+    sharded = over_shards(jax.vmap(order), recipe.sharding, "rr", "r")
+    return sharded(steps, keys)
 
 
 def _permutation(key, epoch, num_examples):
     """The order in which epoch `epoch` visits the examples."""
-    return jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
+    shuffle = jax.random.fold_in(key, _SHUFFLE)
+    return jax.random.permutation(jax.random.fold_in(shuffle, epoch), num_examples)
 
 
-def _next_batch(recipe, order, data, step, key):
-    """The batch of `step`, and the order it is cut from: a new one in each epoch."""
+def _position(recipe, order, now):
+    """The epoch of step `now`, and the number of the batch in it."""
+    return jnp.divmod(now, order.shape[0] // recipe.batch_size)
+
+
+def _renewed(recipe, order, now, key):
+    """The order of the epoch of step `now`."""
+    epoch, _ = _position(recipe, order, now)
+    return _permutation(key, epoch, order.shape[0])
+
+
+def _batch(recipe, order, data, now):
+    """The batch of step `now`, cut from the order of its epoch."""
     if recipe.batch_size is None:
-        return order, data
-    num_examples = order.shape[0]
-    epoch, position = jnp.divmod(step, num_examples // recipe.batch_size)
-    order = jax.lax.cond(
-        position == 0,
-        lambda order: _permutation(key, epoch, num_examples),
-        lambda order: order,
-        order,
-    )
-    start = position * recipe.batch_size
+        return data
+    start = _position(recipe, order, now)[1] * recipe.batch_size
     chosen = jax.lax.dynamic_slice_in_dim(order, start, recipe.batch_size)
     take = lambda a: a.at[chosen].get(mode="promise_in_bounds")
-    return order, jax.tree.map(take, data)
+    return jax.tree.map(take, data)
 
 
 def _step(recipe, state, batch, key):

@@ -1,21 +1,36 @@
 """A training run on disk: a folder that survives being killed at any moment.
 
-- ``run.json``: what run this is: settings, names, and a hash of each of its inputs.
-- ``chunk-%010d.safetensors``: the record at that step and the trace of the steps that
-  led to it.
-- ``state.safetensors``: the latest state, and under ``memory/`` what its measurements
-  remember; written after its chunk. A chunk beyond the state's step was in flight; it
-  is ignored and overwritten.
+- ``run.json``: what run this is: format (``schema``), settings, names and shapes, and a
+  hash of each of its inputs. Settings: ``first_step``; ``record_every``, the period of
+  records, or a list of their steps counted from ``first_step``; ``batch_size``;
+  ``num_examples``; of a population also ``num_runs``.
+- ``chunk-%010d.safetensors``: under ``records/`` the record at that step, under
+  ``trace/`` the rows of the steps that led to it from the chunk before. The steps of
+  the chunks follow from ``record_every`` (`pieces`): with a period each has a record;
+  with a list, gaps above 100 steps have chunks of trace alone in between.
+- ``state.safetensors``: the latest state, under ``memory/`` what its measurements
+  remember, and under ``ended/`` where runs ended (``stopped_at``, ``diverged_at``; -1
+  where not); written after its chunk. A chunk beyond it was in flight; it is ignored
+  and overwritten.
 - ``diverged.safetensors``: the trace from the state's step to the step whose loss or
-  update was not finite; its presence says that the run is over.
+  update was not finite; its presence says that the run is over. Populations go on, and
+  have none.
+
+A population has the same files. A record has runs on axis 0, a trace has steps on axis
+0 and runs on axis 1, and all steps in names and metadata are counted by the run that
+begins earliest.
 
 Each file is written under a temporary name and then renamed, so it is complete or
-absent. Arrays are named by their key paths joined with ``/``.
+absent. Arrays are named by their key paths joined with ``/``. The metadata of each has
+under ``jaxtheory`` a JSON object with ``schema`` and ``step``.
+
+Format 1 has no lists, populations or ``ended/``; it is read, and continued as it is.
 """
 
 import hashlib
 import json
 import os
+import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,19 +39,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from jaxtheory._types import TrainState
+from jaxtheory.dynamics import _files
 from jaxtheory.dynamics._history import History
+from jaxtheory.dynamics._schedule import pieces
 
-_SCHEMA = 1
+_READABLE = (1, 2)
 _RUN = "run.json"
 _STATE = "state.safetensors"
 _DIVERGED = "diverged.safetensors"
 _WRITTEN = (_STATE, _DIVERGED, "chunk-*.safetensors")
-_DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
-_DTYPES += ("uint64", "float16", "bfloat16", "float32", "float64", "complex64")
 
 
 class Chunk(NamedTuple):
@@ -46,10 +59,14 @@ class Chunk(NamedTuple):
         step: The step at its end; for a chunk that diverged, the step that did.
         state: The state at its end (before it, if it diverged). Older chunks of a run
             have None.
-        records: The record at its end; None if it diverged.
+        records: The record at its end; None if there is none, or if it diverged.
         trace: The trace of its steps; None for the record that a run begins with.
         memory: What the stateful measurements remember after the last record, by name;
             as `state`, None in older chunks.
+        ended: Where runs ended until then: ``stopped_at`` and, of a population,
+            ``diverged_at``, an array each, -1 where they did not. Empty for one run
+            without a condition to stop.
+        diverged: Whether the run ended in it (of a population, see `ended`).
     """
 
     step: int
@@ -57,10 +74,18 @@ class Chunk(NamedTuple):
     records: PyTree
     trace: PyTree
     memory: Any
+    ended: Any = types.MappingProxyType({})
+    diverged: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no run goes on after it."""
+        flags = [np.asarray(flag) >= 0 for flag in self.ended.values()]
+        return self.diverged or bool(flags and np.all(np.any(flags, axis=0)))
 
 
 class _Latest(NamedTuple):
-    """What the file of the latest state holds: a `TrainState` and the memories."""
+    """What the file of the latest state holds: a `TrainState` and what goes with it."""
 
     step: Any
     params: PyTree
@@ -68,6 +93,7 @@ class _Latest(NamedTuple):
     model_state: PyTree
     initial_params: PyTree
     memory: PyTree
+    ended: PyTree
 
 
 def begin(
@@ -103,7 +129,7 @@ def begin(
         if not (folder / _RUN).exists():
             _check_free(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            _replace(folder / _RUN, lambda path: path.write_text(json.dumps(identity)))
+            _write_identity(folder, identity)
             return []
     except OSError as error:
         raise ValueError(
@@ -115,23 +141,28 @@ def begin(
             f"`store` must be a folder without a run, but {str(folder)!r} holds one. "
             "Continue it with `resume=True`, or pass another folder."
         )
-    _check_same(folder, _read_identity(folder), identity)
+    there = _read_identity(folder)
+    _check_same(folder, there, identity)
+    if _length(identity) > _length(there):
+        there = there | {"settings": identity["settings"]}
+        _write_identity(folder, there)
     for leftover in _matching(folder, [f"{name}.tmp" for name in _WRITTEN]):
         leftover.unlink()
-    return _read_run(folder, identity["settings"], shapes)
+    return _read_run(folder, there["settings"], shapes)
 
 
 def write(store: str | os.PathLike, chunk: Chunk) -> None:
     """Write a chunk, then the state that it led to."""
     folder = Path(store)
-    if chunk.records is None:
-        _save(folder / _DIVERGED, {"trace": chunk.trace}, chunk.step)
+    if chunk.diverged:
+        _files.save(folder / _DIVERGED, {"trace": chunk.trace}, chunk.step)
         return
     content = {"records": chunk.records, "trace": chunk.trace}
-    _save(folder / _chunk_name(chunk.step), content, chunk.step)
+    _files.save(folder / _chunk_name(chunk.step), content, chunk.step)
     # The caller brings the initial parameters along, and their hash is in `run.json`.
-    state = chunk.state._replace(initial_params=())
-    _save(folder / _STATE, _Latest(**state._asdict(), memory=chunk.memory), chunk.step)
+    state = chunk.state._replace(initial_params=())._asdict()
+    latest = _Latest(**state, memory=chunk.memory, ended=dict(chunk.ended))
+    _files.save(folder / _STATE, latest, chunk.step)
 
 
 def load(store: str | os.PathLike) -> History:
@@ -178,17 +209,32 @@ def load(store: str | os.PathLike) -> History:
             f"`store` must hold a run with a record, but the one in {str(folder)!r} "
             "was stopped before its first. Continue it with `train(resume=True)`."
         )
-    last_step = int(_get(_read(folder / _STATE), "step", folder / _STATE))
-    steps = range(settings["first_step"], last_step + 1, settings["record_every"])
-    files = [_read(folder / _chunk_name(step), step) for step in steps]
-    records = _nest("records", files, np.stack)
-    diverged_at = None
+    latest = _files.read(folder / _STATE)
+    _files.get(latest, "step", folder / _STATE)
+    last_step = _files.step_of(folder / _STATE)
+    steps = _chunk_steps(settings, last_step)
+    files = [_files.read(folder / _chunk_name(step), step) for step, _ in steps]
+    recorded = [
+        file for file, (_, is_record) in zip(files, steps, strict=True) if is_record
+    ]
+    records = _nest("records", recorded, np.stack)
+    stopped_at = latest.get("ended/stopped_at")
+    if stopped_at is not None and not stopped_at.ndim:
+        stopped_at = int(stopped_at) if stopped_at >= 0 else None
+    diverged_at = latest.get("ended/diverged_at")
     if (folder / _DIVERGED).exists():
-        files.append(_read(folder / _DIVERGED))
-        num_rows = len(_get(files[-1], "trace/loss", folder / _DIVERGED))
+        files.append(_files.read(folder / _DIVERGED))
+        num_rows = len(_files.get(files[-1], "trace/loss", folder / _DIVERGED))
         diverged_at = last_step + num_rows - 1
     trace = _nest("trace", files[1:], np.concatenate)
-    return History(None, np.array(steps), records, trace, diverged_at)  # pyright: ignore[reportArgumentType]
+    return History(
+        None,  # pyright: ignore[reportArgumentType]
+        np.array([step for step, is_record in steps if is_record]),
+        records,
+        trace,
+        diverged_at,
+        stopped_at=stopped_at,
+    )
 
 
 def _nest(prefix, files, join):
@@ -209,30 +255,43 @@ def _read_run(folder, settings, shapes):
     """All chunks up to the latest state, checked against the shapes expected."""
     if not _has_begun(folder, settings["first_step"]):
         return []
-    state, memory = _read_state(folder / _STATE, shapes)
-    first_step, every = settings["first_step"], settings["record_every"]
+    state, memory, ended = _read_state(folder / _STATE, shapes)
+    last_step, before = _files.step_of(folder / _STATE), settings["first_step"]
     chunks = []
-    for step in range(first_step, int(state.step) + 1, every):
+    for step, recorded in _chunk_steps(settings, last_step):
         path = folder / _chunk_name(step)
-        trace = None if step == first_step else shapes.trace
-        content = _restore(path, {"records": shapes.records, "trace": trace}, step)
+        records = shapes.records if recorded else None
+        trace = _rows(shapes.trace, step - before) if chunks else None
+        content = _files.restore(path, {"records": records, "trace": trace}, step)
         chunks.append(Chunk(step, None, content["records"], content["trace"], None))
-    chunks[-1] = chunks[-1]._replace(state=state, memory=memory)
+        before = step
+    chunks[-1] = chunks[-1]._replace(state=state, memory=memory, ended=ended)
     if (folder / _DIVERGED).exists():
-        tensors = _read(folder / _DIVERGED)
-        num_rows = len(_get(tensors, "trace/loss", folder / _DIVERGED))
-        rows = jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct((num_rows, *s.shape[1:]), s.dtype),
-            shapes.trace,
-        )
-        trace = _restore(folder / _DIVERGED, {"trace": rows})["trace"]
-        last = int(state.step) + num_rows - 1
-        chunks.append(Chunk(last, state, None, trace, memory))
+        tensors = _files.read(folder / _DIVERGED)
+        num_rows = len(_files.get(tensors, "trace/loss", folder / _DIVERGED))
+        rows = {"trace": _rows(shapes.trace, num_rows)}
+        trace = _files.restore(folder / _DIVERGED, rows)["trace"]
+        last = last_step + num_rows - 1
+        chunks.append(Chunk(last, state, None, trace, memory, ended, diverged=True))
     return chunks
 
 
+def _chunk_steps(settings, last_step):
+    """The step of each chunk up to the latest state, and whether it has a record."""
+    first, schedule = settings["first_step"], settings["record_every"]
+    ahead = last_step - first
+    parts = [piece for piece in pieces(schedule, ahead) if piece.end <= ahead]
+    return [(first, True), *((first + part.end, part.recorded) for part in parts)]
+
+
+def _rows(trace, num_rows):
+    """Shapes of the trace of so many steps."""
+    shape = lambda leaf: jax.ShapeDtypeStruct((num_rows, *leaf.shape[1:]), leaf.dtype)
+    return jax.tree.map(shape, trace)
+
+
 def _read_state(path, shapes):
-    """State and memories in a file, each array where its counterpart would be.
+    """State, memories and ends in a file, each array where its counterpart would be.
 
     Of the memories there are only shapes: they belong where the state's step is.
     """
@@ -248,10 +307,13 @@ def _read_state(path, shapes):
 
     like = shapes.state
     template = like._replace(initial_params=())
-    *held, memory = _restore(path, _Latest(**template._asdict(), memory=shapes.memory))
+    wanted = _Latest(
+        **template._asdict(), memory=shapes.memory, ended=dict(shapes.ended)
+    )
+    *held, memory, ended = _files.restore(path, wanted)
     memory = jax.tree.map(lambda array: put(array, like.step), memory)
     state = jax.tree.map(place, TrainState(*held), template)
-    return state._replace(initial_params=like.initial_params), memory
+    return state._replace(initial_params=like.initial_params), memory, ended
 
 
 def _identity(settings, inputs, shapes):
@@ -260,11 +322,16 @@ def _identity(settings, inputs, shapes):
         "records": shapes.records,
         "trace": shapes.trace,
         "memory": shapes.memory,
+        "ended": dict(shapes.ended),
     }
     return {
-        "schema": _SCHEMA,
-        "settings": dict(settings),
-        "shapes": {name: _describe(leaf) for name, leaf in _flatten(recorded).items()},
+        "schema": _files.SCHEMA,
+        # As it is read back: lists, no tuples.
+        "settings": json.loads(json.dumps(dict(settings))),
+        "shapes": {
+            name: _files.describe(leaf)
+            for name, leaf in _files.flatten(recorded).items()
+        },
         "inputs": {name: _fingerprint(tree) for name, tree in inputs.items()},
     }
 
@@ -272,9 +339,9 @@ def _identity(settings, inputs, shapes):
 def _fingerprint(tree: PyTree) -> str:
     """SHA-256 of names, types, shapes and values of all arrays."""
     hasher = hashlib.sha256()
-    for name, leaf in _flatten(tree).items():
-        hasher.update(f"{name}:{_describe(leaf)};".encode())
-        hasher.update(np.ravel(_host(leaf)).view(np.uint8).data)
+    for name, leaf in _files.flatten(tree).items():
+        hasher.update(f"{name}:{_files.describe(leaf)};".encode())
+        hasher.update(np.ravel(_files.host(leaf)).view(np.uint8).data)
     return hasher.hexdigest()
 
 
@@ -284,7 +351,7 @@ def _check_same(folder, there, here):
         f"{name} ({there[part].get(name)} there, {here[part].get(name)} here)"
         for part in ("settings", "shapes")
         for name in sorted({*there[part], *here[part]})
-        if there[part].get(name) != here[part].get(name)
+        if not _agree(name, there[part].get(name), here[part].get(name))
     ]
     differences += [
         f"{name} (other values)"
@@ -299,11 +366,27 @@ def _check_same(folder, there, here):
         )
 
 
+def _agree(name, there, here):
+    """Whether two descriptions do; a schedule may go on where the other one ends."""
+    lists = isinstance(there, list) and isinstance(here, list)
+    if name == "record_every" and lists:
+        return all(a == b for a, b in zip(there, here, strict=False))
+    return there == here
+
+
+def _length(identity):
+    """The number of steps in a schedule; 0 for a period, which has no end."""
+    schedule = identity["settings"]["record_every"]
+    return len(schedule) if isinstance(schedule, list) else 0
+
+
 def _check_storable(shapes: Chunk) -> None:
     """Raise unless every array has a name of its own and a type that files can hold."""
-    latest = _Latest(**shapes.state._asdict(), memory=shapes.memory)
+    latest = _Latest(
+        **shapes.state._asdict(), memory=shapes.memory, ended=dict(shapes.ended)
+    )
     for tree in (shapes.records, shapes.trace, latest):
-        flat = _flatten(tree)
+        flat = _files.flatten(tree)
         above = {name[:i] for name in flat for i, c in enumerate(name) if c == "/"}
         if len(flat) != len(jax.tree.leaves(tree)) or above & flat.keys():
             raise ValueError(
@@ -311,95 +394,21 @@ def _check_storable(shapes: Chunk) -> None:
                 f"two are the same or one is above another: {sorted(flat)}. Rename one."
             )
         for name, leaf in flat.items():
-            dtype = _host_shape(leaf).dtype
-            if dtype.name not in _DTYPES:
+            dtype = _files.host_shape(leaf).dtype
+            if dtype.name not in _files.DTYPES:
                 raise ValueError(
                     f"`store` cannot hold {name!r} of dtype {dtype}: cast it, in a "
-                    f"measurement for example, to one of {_DTYPES}."
+                    f"measurement for example, to one of {_files.DTYPES}."
                 )
-
-
-def _flatten(tree: PyTree) -> dict[str, Any]:
-    """Leaves by their key paths joined with ``/``."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def _host(leaf):
-    """A contiguous host array; of a random key, its data."""
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    array = np.asarray(leaf)
-    # safetensors 0.8.0 writes strided arrays wrongly, without an error. (And
-    # `ascontiguousarray` makes scalars one-dimensional.)
-    return np.ascontiguousarray(array).reshape(array.shape)
-
-
-def _host_shape(leaf):
-    """Shape and dtype of what `_host` returns, which for a shape is not there yet."""
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.eval_shape(jax.random.key_data, leaf)
-    return leaf
-
-
-def _describe(leaf) -> str:
-    return f"{leaf.dtype}{list(leaf.shape)}"
 
 
 def _chunk_name(step: int) -> str:
     return f"chunk-{step:010d}.safetensors"
 
 
-def _save(path: Path, tree: PyTree, step: int) -> None:
-    """Write a pytree as safetensors."""
-    tensors = {name: _host(leaf) for name, leaf in _flatten(tree).items()}
-    metadata = {"jaxtheory": json.dumps({"schema": _SCHEMA, "step": step})}
-    _replace(path, lambda temporary: save_file(tensors, temporary, metadata))
-
-
-def _replace(path, write):
-    """Write a file under a temporary name and rename it: complete, or not there."""
-    temporary = path.with_name(path.name + ".tmp")
-    write(temporary)
-    os.replace(temporary, path)
-
-
-def _restore(path: Path, template: PyTree, step: int | None = None) -> PyTree:
-    """The arrays in a file, in the structure, shapes and types of `template`."""
-    tensors = _read(path, step)
-    for name, leaf in _flatten(template).items():
-        expected = _describe(_host_shape(leaf))
-        actual = _describe(tensors[name]) if name in tensors else "nothing"
-        if expected != actual:
-            raise ValueError(
-                f"`store` file {str(path)!r} must hold {name!r} as {expected}, but "
-                f"holds {actual}. It is of another run: pass another folder."
-            )
-    leaves = [tensors[name] for name in _flatten(template)]
-    return jax.tree.unflatten(jax.tree.structure(template), leaves)
-
-
-def _read(path: Path, step: int | None = None) -> dict[str, np.ndarray]:
-    """All arrays in a safetensors file, which must be of `step` if that is given."""
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from error
-    held = json.loads(metadata.get("jaxtheory", "{}")).get("step")
-    if step not in (None, held):
-        raise _damaged(path, f"it is of step {held}")
-    return tensors
-
-
-def _get(tensors, name, path):
-    """One array of a file, or an error that names the file."""
-    if name not in tensors:
-        raise _damaged(path, f"it holds no {name!r}")
-    return tensors[name]
+def _write_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+    text = json.dumps(identity)
+    _files.replace(folder / _RUN, lambda path: path.write_text(text))
 
 
 def _read_identity(folder: Path) -> dict[str, Any]:
@@ -408,18 +417,18 @@ def _read_identity(folder: Path) -> dict[str, Any]:
     try:
         identity = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise _damaged(path, error) from error
+        raise _files.damaged(path, error) from error
     if not isinstance(identity, dict) or "schema" not in identity:
-        raise _damaged(path, "it describes no run")
-    if identity["schema"] != _SCHEMA:
+        raise _files.damaged(path, "it describes no run")
+    if identity["schema"] not in _READABLE:
         raise ValueError(
             f"`store` {str(folder)!r} has format {identity['schema']!r}, but this "
-            f"version reads and writes format {_SCHEMA}. Pass another folder."
+            f"version reads the formats {_READABLE}. Pass another folder."
         )
     parts = ("settings", "shapes", "inputs")
     whole = all(isinstance(identity.get(part), dict) for part in parts)
     if not whole or not {"first_step", "record_every"} <= identity["settings"].keys():
-        raise _damaged(path, "it does not describe its run")
+        raise _files.damaged(path, "it does not describe its run")
     return identity
 
 
@@ -445,12 +454,5 @@ def _has_begun(folder: Path, first_step: int) -> bool:
     # The first chunk is the only file that is ever written before a state.
     for path in _matching(folder, _WRITTEN):
         if path.name != _chunk_name(first_step):
-            raise _damaged(folder / _STATE, f"while {path.name!r} is there")
+            raise _files.damaged(folder / _STATE, f"while {path.name!r} is there")
     return False
-
-
-def _damaged(path, error):
-    return ValueError(
-        f"`store` file {str(path)!r} must be readable, but is missing or damaged "
-        f"({error}). Put it back from a copy, or start again in another folder."
-    )

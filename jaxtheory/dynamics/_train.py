@@ -1,16 +1,15 @@
 """Train with any optax optimizer and measure along the way."""
 
+import dataclasses
 import os
-import sys
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import PyTree
-from tqdm import tqdm
 
 from jaxtheory._types import (
     KeyArray,
@@ -20,20 +19,23 @@ from jaxtheory._types import (
     StatefulMeasurement,
     TrainState,
 )
-from jaxtheory.batching import (
-    check_batch_size,
-    check_examples,
-    check_key,
-    check_params,
-    num_shards,
-)
-from jaxtheory.dynamics import _measure, _store
+from jaxtheory.batching import check_key, check_params
+from jaxtheory.dynamics import _checks, _measure, _store
 from jaxtheory.dynamics._history import History
-from jaxtheory.dynamics._progress import ticking
+from jaxtheory.dynamics._run import (
+    Flow,
+    Run,
+    follow,
+    history,
+    is_bad,
+    num_rows,
+    strong,
+)
+from jaxtheory.dynamics._schedule import Piece, check_schedule, most_steps, pieces
 from jaxtheory.dynamics._step import Recipe, first_order, run_chunk
 from jaxtheory.dynamics._store import Chunk
 
-_ALWAYS_TRACED = ("loss", "step_length")
+_MAKE_STATE = "`init(optimizer, params)`"
 
 
 def init(
@@ -62,10 +64,10 @@ def init(
         (0, (3,))
     """
     check_params(params)
-    params = _strong(params)
+    params = strong(params)
     step = jnp.zeros((), jnp.int32)
     state = TrainState(step, params, optimizer.init(params), model_state, params)
-    return _strong(state)
+    return strong(state)
 
 
 def train(
@@ -79,19 +81,25 @@ def train(
     batch_size: int | None = None,
     record: Mapping[str, Measurement | StatefulMeasurement] | None = None,
     trace: Mapping[str, Measurement] | None = None,
-    record_every: int | None = None,
+    record_every: int | Sequence[int] | None = None,
+    stop_when: Callable[[TrainState], Any] | None = None,
     store: str | os.PathLike | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> History:
     """Train, measuring at every ``record_every``-th step and, cheaply, at every step.
 
-    Training runs in jitted chunks of `record_every` steps (one `lax.scan` each), with
-    the measurements of `record` between them; each chunk's records move to the host,
-    so device memory does not grow with their number. The numbers are those of one scan
-    over all steps. The device works on a chunk while the host keeps the one before.
-    Functions are static arguments of the compiled programs: a second
-    call with the same functions, optimizer and shapes compiles nothing.
+    Training runs in jitted chunks of `record_every` steps (one compiled loop each),
+    with the measurements of `record` between them; each chunk's records move to the
+    host, so device memory does not grow with their number. The numbers are those of one
+    loop over all steps. The device works on a chunk while the host keeps the one
+    before. Functions are static arguments of the compiled programs: a second call with
+    the same functions, optimizer and shapes compiles nothing.
+
+    **Schedules.** With a sequence of steps as `record_every` there are records at these
+    steps alone; `log_spaced_steps` and `exponential_steps` make such sequences. Chunks
+    then have at most 100 steps, so that a long gap between two records costs neither
+    memory nor, interrupted, more than a chunk. All are one compiled program.
 
     **Batches.** With `batch_size`, the permutation of epoch ``e`` is
     ``jax.random.permutation(fold_in(fold_in(key, 0), e), n)``, cut into
@@ -101,8 +109,21 @@ def train(
 
     **Divergence** is data. When the loss or the length of step ``s`` is not finite,
     training stops: ``diverged_at`` is ``s``, `trace` ends with its row, and state and
-    records are those of the last multiple of `record_every` before it. (Non-finite
-    already at the first step: one record, one row.)
+    records are those of the last multiple of `record_every` before it (of a schedule,
+    the state is that of the last chunk). (Non-finite already at the first step: one
+    record, one row.) In `train_population` only that run stops, and its state is the
+    one right before step ``s``.
+
+    **Stopping.** `stop_when` is asked at each record, also at the first: training ends
+    with the first record at which it holds, and ``stopped_at`` is that step. The last
+    ``r`` iterates after a condition are two calls; the second begins where the first
+    ended, and takes a sketch of every iterate::
+
+        first = train(..., stop_when=lambda state: accuracy(state) == 1.0)
+        window = train(
+            objective, first.state, ..., num_steps=r, trace={"path": sketch()}
+        )
+        path = window.trace["path"]  # [r, 1024]
 
     **Memory of measurements.** A `StatefulMeasurement` begins with ``init(state)`` of
     the state given, also where that comes from an earlier history: its memory is no
@@ -111,13 +132,14 @@ def train(
     goes on with the memory in its `store`.
 
     **Interruption.** Ctrl-C returns what has been recorded until then
-    (``history.steps[-1]`` tells how far), and says so.
+    (``history.state.step`` tells how far), and says so.
 
     **Store.** With `store`, each chunk is a file in that folder, and so is the latest
     state. Killing the process costs at most the chunk in flight; calling again with
     ``resume=True`` continues with bit-identical numbers (as far as the backend
-    computes the same program the same way twice), also to a larger `num_steps`. A
-    finished or diverged run is read back and not trained on. Functions cannot be
+    computes the same program the same way twice), also to a larger `num_steps` (and to
+    a schedule that begins with the one before). A finished, stopped or diverged run is
+    read back and not trained on. Functions cannot be
     compared with those of the run in the folder: that objective, optimizer and
     measurements are the same is the caller's word.
 
@@ -143,7 +165,10 @@ def train(
             parameters) are always traced.
         record_every: Steps between records; divides `num_steps`. It is also what an
             interruption can cost. None takes the largest divisor of `num_steps` up to
-            100.
+            100. Or the steps of the records, increasing, counted from the first step of
+            this call: the last is `num_steps`, and 0 is added where it is missing.
+        stop_when: ``stop_when(state) -> boolean scalar``, jittable, asked at each
+            record; None never stops.
         store: Folder to keep the run in; None keeps it in memory only.
         resume: Continue the run in `store`, if there is one.
         progress: Show a progress bar.
@@ -153,8 +178,9 @@ def train(
 
     Raises:
         ValueError: An argument does not fit the others; a measurement returns
-            something that is not an array; `store` holds a run and `resume` is False,
-            another run, more steps than `num_steps`, or a damaged file.
+            something that is not an array, `stop_when` something that is not a boolean
+            scalar; `store` holds a run and `resume` is False, another run, more steps
+            than `num_steps`, or a damaged file.
 
     Memory:
         Up to four states (of the last chunk, this one and the next, and inside it),
@@ -185,153 +211,112 @@ def train(
         >>> history.trace["loss"].tolist()
         [2.5, 0.625, 0.15625, 0.0390625]
     """
-    record = _check_measurements("record", record)
-    trace = _check_measurements("trace", trace)
-    _check_trace(trace)
+    record, trace = _checks.check_measurements(record, trace)
     check_key(key)
-    num_examples = _check_data(data, batch_size)
-    every = _check_steps(num_steps, record_every)
-    _check_optimizer(optimizer, state)
-    if resume and store is None:
-        raise ValueError("`resume` needs a folder to resume from: pass `store`.")
+    num_examples = _checks.check_data(data, batch_size)
+    schedule = check_schedule(num_steps, record_every)
+    _checks.check_state(state, "state", _MAKE_STATE)
+    expected = jax.eval_shape(optimizer.init, state.params)
+    _checks.check_optimizer(expected, state, "state", _MAKE_STATE)
+    _checks.check_stop_when(stop_when)
+    _checks.check_store(store, resume)
 
     data = jax.tree.map(jnp.asarray, data)
-    state = _beside(data, _strong(state))
+    state = _beside(data, strong(state))
     first_step = int(state.step)
-    recipe = Recipe(objective, optimizer, tuple(trace.items()), every, batch_size)
-    run = _Run(recipe, tuple(record.items()), data, key, first_step + num_steps)
+    recipe = Recipe(
+        objective, optimizer, tuple(trace.items()), most_steps(schedule), batch_size
+    )
+    todo = [
+        Piece(piece.start + first_step, piece.end + first_step, piece.recorded)
+        for piece in pieces(schedule, num_steps)
+    ]
+    run = _Single(todo, recipe, tuple(record.items()), stop_when, data, key)
     shapes = run.shapes(state)
     chunks = []
     if store is not None:
         settings = {
             "first_step": first_step,
-            "record_every": every,
+            "record_every": schedule,
             "batch_size": batch_size,
             "num_examples": num_examples,
         }
         inputs = state._asdict() | {"data": data, "key": key}
         chunks = _store.begin(store, settings, inputs, shapes, resume=resume)
-    _follow(run, state, chunks, store, progress)
-    return _history(chunks, shapes)
+    follow(run, Chunk(first_step, state, None, None, None), chunks, store, progress)
+    return history(chunks, shapes)
 
 
-class _Run(NamedTuple):
-    """A whole run but its state: how to train, what to measure, how far to go."""
+@dataclasses.dataclass(frozen=True)
+class _Single(Run):
+    """One run."""
 
     recipe: Recipe
     record: tuple[tuple[str, Measurement | StatefulMeasurement], ...]
+    stop_when: Callable[[TrainState], Any] | None
     data: PyTree
     key: KeyArray
-    last_step: int
 
     def shapes(self, state: TrainState) -> Chunk:
-        """Shapes of what a chunk records, with the state it starts from."""
-        order = first_order.eval_shape(self.recipe, self.data, state.step, self.key)
+        now = np.int32(0)
+        order = first_order.eval_shape(self.recipe, self.data, now, self.key)
         _, _, trace = run_chunk.eval_shape(
-            self.recipe, state, order, self.data, self.key
+            self.recipe, state, order, self.data, self.key, now, now
         )
         memory = _measure.begin.eval_shape(self.record, state)
-        records, memory = _measure.measure.eval_shape(self.record, state, memory)
-        return Chunk(0, state, records, trace, memory)
-
-    def chunks(
-        self, state: TrainState, memory: PyTree, *, fresh: bool
-    ) -> Iterator[Chunk]:
-        """Train from `state` on and yield chunk after chunk.
-
-        A fresh run begins with the record of the state that it starts from. A chunk
-        that diverged is the last.
-        """
-        start, every = int(state.step), self.recipe.num_steps
-        if fresh:
-            records, memory = _measure.measure(self.record, state, self._begin(state))
-            yield Chunk(start, state, jax.device_get(records), None, memory)
-        order = first_order(self.recipe, self.data, state.step, self.key)
-        ahead = self._launch(state, order, memory)
-        for end in range(start + every, self.last_step + 1, every):
-            after, order, remembered, *recorded = ahead
-            # The device works on the next chunk while the host deals with this one.
-            if end < self.last_step:
-                ahead = self._launch(after, order, remembered)
-            trace, records = jax.device_get(recorded)
-            num_good = _count_good(trace)
-            if num_good < every:
-                trace = jax.tree.map(lambda a, last=num_good: a[: last + 1], trace)
-                yield Chunk(end - every + num_good, state, None, trace, memory)
-                return
-            state, memory = after, remembered
-            yield Chunk(end, state, records, trace, memory)
-
-    def _begin(self, state):
-        """The memories before the first record; without any, no program to compile."""
-        remember = any(isinstance(m, StatefulMeasurement) for _, m in self.record)
-        return _measure.begin(self.record, state) if remember else {}
-
-    def _launch(self, state, order, memory):
-        """Start a chunk and the measurements at its end; returns at once."""
-        after, order, trace = run_chunk(self.recipe, state, order, self.data, self.key)
-        after = after._replace(initial_params=state.initial_params)
-        records, memory = _measure.measure(self.record, after, memory)
-        return after, order, memory, trace, records
-
-
-def _follow(run, state, chunks, store, progress):
-    """Train to the end, adding every chunk to `chunks` and to the store."""
-    memory = None
-    if chunks:
-        state, memory = chunks[-1].state, chunks[-1].memory
-        _check_ahead(run, int(state.step), store)
-        if chunks[-1].records is None or int(state.step) == run.last_step:
-            return
-    bar = tqdm(
-        total=run.last_step, initial=int(state.step), unit="step", disable=not progress
-    )
-    try:
-        with ticking(bar):
-            for chunk in run.chunks(state, memory, fresh=not chunks):
-                if store is not None:
-                    _store.write(store, chunk)
-                chunks.append(chunk)
-                if len(chunks) > 1:
-                    chunks[-2] = chunks[-2]._replace(state=None, memory=None)
-                    loss = chunk.trace["loss"][-1]
-                    bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
-                    bar.update(chunk.step - bar.n)
-    except KeyboardInterrupt:
-        if not chunks:
-            raise
-        tqdm.write(
-            f"Interrupted: returning what was recorded up to step {chunks[-1].step}.",
-            file=sys.stderr,
+        records, memory, _ = _measure.measure.eval_shape(
+            self.record, self.stop_when, state, memory
         )
+        return Chunk(0, state, records, trace, memory, self._ended())
 
+    def first(self, state: TrainState) -> Chunk:
+        remember = any(isinstance(m, StatefulMeasurement) for _, m in self.record)
+        # Without any, no program to compile.
+        memory = _measure.begin(self.record, state) if remember else {}
+        records, memory, stop = self._measured(state, memory)
+        step = int(state.step)
+        records, stop = jax.device_get((records, stop))
+        return Chunk(step, state, records, None, memory, self._ended(step, stop))
 
-def _count_good(trace) -> int:
-    """How many steps of a chunk come before the first that is not finite."""
-    bad = ~(np.isfinite(trace["loss"]) & np.isfinite(trace["step_length"]))
-    return int(np.argmax(bad)) if bad.any() else len(bad)
+    def begin(self, latest: Chunk) -> Flow:
+        step = np.int32(latest.step)
+        order = first_order(self.recipe, self.data, step, self.key)
+        return Flow(latest.state, order, latest.memory)
 
+    def launch(self, flow: Flow, piece: Piece) -> Flow:
+        start, length = np.int32(piece.start), np.int32(piece.end - piece.start)
+        state, order, trace = run_chunk(
+            self.recipe, flow.state, flow.order, self.data, self.key, start, length
+        )
+        state = state._replace(initial_params=flow.state.initial_params)
+        if not piece.recorded:
+            return Flow(state, order, flow.memory, None, (trace, None, None))
+        records, memory, stop = self._measured(state, flow.memory)
+        return Flow(state, order, memory, None, (trace, records, stop))
 
-def _history(chunks, shapes):
-    """Stack what the chunks recorded."""
-    recorded = [chunk for chunk in chunks if chunk.records is not None]
-    traces = [chunk.trace for chunk in chunks if chunk.trace is not None]
-    none = jax.tree.map(lambda s: np.empty((0, *s.shape[1:]), s.dtype), shapes.trace)
-    return History(
-        state=chunks[-1].state,
-        steps=np.array([chunk.step for chunk in recorded]),
-        records=jax.tree.map(
-            lambda *leaves: np.stack(leaves), *[chunk.records for chunk in recorded]
-        ),
-        trace=jax.tree.map(lambda *leaves: np.concatenate(leaves), none, *traces),
-        diverged_at=None if chunks[-1].records is not None else chunks[-1].step,
-        memory=chunks[-1].memory,
-    )
+    def finish(self, latest: Chunk, flow: Flow, piece: Piece) -> Chunk:
+        trace, records, stop = jax.device_get(flow.recorded)
+        trace = num_rows(trace, piece.end - piece.start)
+        bad = is_bad(trace)
+        if bad.any():
+            num_good = int(np.argmax(bad))
+            return latest._replace(
+                step=piece.start + num_good,
+                records=None,
+                trace=num_rows(trace, num_good + 1),
+                diverged=True,
+            )
+        ended = self._ended(piece.end, stop)
+        return Chunk(piece.end, flow.state, records, trace, flow.memory, ended)
 
+    def _measured(self, state, memory):
+        return _measure.measure(self.record, self.stop_when, state, memory)
 
-def _strong(tree: PyTree) -> PyTree:
-    """Arrays of definite type: a weakly typed one would change after the first step."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), tree)
+    def _ended(self, step=0, stop=False):
+        """Where the condition held; nothing at all where there is none."""
+        if self.stop_when is None:
+            return {}
+        return {"stopped_at": np.array(step if stop else -1, np.int32)}
 
 
 def _beside(data: PyTree, state: TrainState) -> TrainState:
@@ -345,97 +330,3 @@ def _beside(data: PyTree, state: TrainState) -> TrainState:
     everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
     place = lambda leaf: leaf if leaf.committed else jax.device_put(leaf, everywhere)
     return jax.tree.map(place, state)
-
-
-def _check_measurements(
-    argument: str, functions: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """The measurements by name; raise unless each has a name and can be called."""
-    if not isinstance(functions, Mapping | None):
-        raise ValueError(
-            f"`{argument}` must map names to measurements, but is a "
-            f'{type(functions).__name__}. Pass `{{"name": measure}}`.'
-        )
-    for name, function in (functions or {}).items():
-        measures = callable(function) or isinstance(function, StatefulMeasurement)
-        if not isinstance(name, str) or not measures:
-            raise ValueError(
-                f"`{argument}[{name!r}]` must be a function under a name that is a "
-                f"string, but is a {type(function).__name__} under a "
-                f"{type(name).__name__}."
-            )
-    return dict(functions or {})
-
-
-def _check_trace(trace: Mapping[str, Any]) -> None:
-    for name, function in trace.items():
-        if isinstance(function, StatefulMeasurement):
-            raise ValueError(
-                f"`trace[{name!r}]` must be a function of the state alone, but is a "
-                "`StatefulMeasurement`: nothing is remembered from step to step. Pass "
-                "it to `record`, with `record_every=1` if need be."
-            )
-    for name in _ALWAYS_TRACED:
-        if name in trace:
-            raise ValueError(
-                f"`trace` must not use the name {name!r}, which is always traced. "
-                "Choose another one."
-            )
-
-
-def _check_ahead(run, step, store):
-    if step > run.last_step:
-        raise ValueError(
-            f"`num_steps` must reach at least step {step}, which the run in `store` "
-            f"{os.fspath(store)!r} has recorded already, but ends at step "
-            f"{run.last_step}. Ask for more steps and cut the history."
-        )
-
-
-def _check_data(data: PyTree, batch_size: int | None) -> int:
-    """The number of examples."""
-    num_examples = check_examples(data=data)
-    check_batch_size(batch_size)
-    if batch_size is not None and batch_size > num_examples:
-        raise ValueError(
-            f"`batch_size` must be at most the number of examples, {num_examples}, but "
-            f"was {batch_size}. Pass None for full batches."
-        )
-    if batch_size is not None:
-        num_shards(data)  # refuses explicit axes, on which no batch can be drawn
-    return num_examples
-
-
-def _check_steps(num_steps: int, record_every: int | None) -> int:
-    """Steps from one record to the next."""
-    for name, value in (("num_steps", num_steps), ("record_every", record_every)):
-        if name == "record_every" and value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` must be a positive integer, but was {value!r}.")
-    if record_every is None:
-        return max(d for d in range(1, min(num_steps, 100) + 1) if num_steps % d == 0)
-    if num_steps % record_every:
-        raise ValueError(
-            f"`record_every` must divide `num_steps`, so that the last state is "
-            f"recorded, but {record_every} does not divide {num_steps}."
-        )
-    return record_every
-
-
-def _check_optimizer(optimizer, state: TrainState) -> None:
-    """Raise unless the optimizer state is of the optimizer."""
-    if not isinstance(state, TrainState):
-        raise ValueError(
-            f"`state` must be a `TrainState`, but is a {type(state).__name__}. Make it "
-            "with `init(optimizer, params)`."
-        )
-    check_params(state.params)
-    expected = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
-    actual = jax.tree.structure(state.opt_state)
-    if expected != actual:
-        raise ValueError(
-            "`state.opt_state` must be of `optimizer`, whose state has structure "
-            f"{expected}, but has structure {actual}. Make the state with "
-            "`init(optimizer, params)`."
-        )
