@@ -1,4 +1,4 @@
-"""Sums and maps over examples, and the checks of models and data before them."""
+"""Sums and maps over examples, checks of models and data, leaves chosen by path."""
 
 from jaxtheory.batching._checks import check_batch_size as check_batch_size
 from jaxtheory.batching._checks import check_count as check_count
@@ -16,3 +16,6 @@ from jaxtheory.batching._model import check_model as check_model
 from jaxtheory.batching._problem import check_losses as check_losses
 from jaxtheory.batching._problem import check_problem as check_problem
 from jaxtheory.batching._problem import example_losses as example_losses
+from jaxtheory.batching._select import SelectFn as SelectFn
+from jaxtheory.batching._select import insert_leaves as insert_leaves
+from jaxtheory.batching._select import select_leaves as select_leaves

@@ -11,6 +11,7 @@ from jaxtyping import Array, Num, PyTree
 
 from jaxtheory._types import ApplyFn, KeyArray, LossFn, Params
 from jaxtheory.batching import (
+    SelectFn,
     check_batch_size,
     check_count,
     check_examples,
@@ -27,7 +28,6 @@ from jaxtheory.curvature._mean_product import (
     gradient_product,
     mean_operator,
 )
-from jaxtheory.curvature._select import SelectFn
 
 
 def fisher(

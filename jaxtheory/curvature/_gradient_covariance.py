@@ -10,7 +10,13 @@ import optax
 from jaxtyping import Array, Num, PyTree
 
 from jaxtheory._types import ApplyFn, LossFn, Params
-from jaxtheory.batching import check_batch_size, check_problem, num_shards
+from jaxtheory.batching import (
+    SelectFn,
+    check_batch_size,
+    check_problem,
+    num_shards,
+    select_leaves,
+)
 from jaxtheory.curvature._mean_product import (
     SEMIDEFINITE,
     MeanProduct,
@@ -18,7 +24,6 @@ from jaxtheory.curvature._mean_product import (
     mean_operator,
     total,
 )
-from jaxtheory.curvature._select import SelectFn, select_leaves
 
 
 def gradient_covariance(

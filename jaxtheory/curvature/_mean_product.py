@@ -10,8 +10,7 @@ import lineax as lx
 from jaxtyping import Array, PyTree
 
 from jaxtheory._types import ApplyFn
-from jaxtheory.batching import sum_examples
-from jaxtheory.curvature._select import SelectFn, insert_leaves, select_leaves
+from jaxtheory.batching import SelectFn, insert_leaves, select_leaves, sum_examples
 from jaxtheory.linalg import function_operator
 
 SYMMETRIC = (lx.symmetric_tag,)

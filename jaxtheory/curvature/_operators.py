@@ -4,7 +4,7 @@ import lineax as lx
 from jaxtyping import Array, Num, PyTree
 
 from jaxtheory._types import ApplyFn, LossFn, Params
-from jaxtheory.batching import check_batch_size, check_problem, num_shards
+from jaxtheory.batching import SelectFn, check_batch_size, check_problem, num_shards
 from jaxtheory.curvature._mean_product import (
     SYMMETRIC,
     MeanProduct,
@@ -13,7 +13,6 @@ from jaxtheory.curvature._mean_product import (
     mean_operator,
     residual_product,
 )
-from jaxtheory.curvature._select import SelectFn
 
 
 def hessian(

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Num, PyTree
 
 from jaxtheory._types import ApplyFn, Estimate, KeyArray, LossFn, Params
-from jaxtheory.batching import check_count, check_key
+from jaxtheory.batching import SelectFn, check_count, check_key, select_leaves
 from jaxtheory.curvature._operators import hessian
-from jaxtheory.curvature._select import SelectFn, select_leaves
 from jaxtheory.curvature.flatness._common import dot, mean_estimate
 
 
