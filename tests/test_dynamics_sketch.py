@@ -1,5 +1,7 @@
 """The sketch: linear, unbiased, as precise as it says, also on structured vectors."""
 
+import functools
+import itertools
 import re
 
 import jax
@@ -7,9 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.sparse.csgraph
+from scipy.spatial.distance import pdist, squareform
 
-from jaxtheory import dynamics
+from jaxtheory import data, dynamics
+from jaxtheory.dynamics import _sketch_maps
 
+KINDS = ["count", "srht", "gaussian"]
 KEY = jax.random.key(7)
 
 
@@ -64,29 +70,179 @@ def test_a_pytree_is_sketched_as_the_vector_of_its_leaves():
     assert (dynamics.sketch(dim=8)(state) == 0).all()
 
 
-NUM_SEEDS = 200
+@pytest.mark.parametrize("kind", ["srht", "gaussian"])
+def test_other_kinds_are_linear_and_have_the_entries_they_say(kind):
+    """17 buckets are no power of two, and 50 columns no multiple of the block."""
+    columns = jax.vmap(lambda v: sketched(v, dim=17, kind=kind))(jnp.eye(50))
+    matrix = np.asarray(columns, np.float64).T
+    v = np.asarray(normal(5, (50,)))
+    eps = float(np.finfo(np.float32).eps)
+    np.testing.assert_allclose(
+        sketched(v, dim=17, kind=kind), matrix @ v, atol=50 * 4 * eps
+    )
+    if kind == "gaussian":
+        assert abs(matrix.std() * np.sqrt(17) - 1) < 4 / np.sqrt(2 * matrix.size)
+        assert abs(np.corrcoef(matrix)[np.triu_indices(17, 1)]).max() < 0.65
+        return
+    # Rows of a Hadamard matrix of 64, one from each part, times the column's sign.
+    hadamard = np.asarray(scipy.linalg.hadamard(64))[:, :50]
+    lengths = np.diff(np.arange(18) * 64 // 17)
+    rows = matrix * np.sqrt(64 / lengths)[:, None] * np.sign(matrix[0])[None]
+    relative = hadamard[:, None] * hadamard[None]
+    for j, row in enumerate(rows):
+        part = range(j * 64 // 17, (j + 1) * 64 // 17)
+        first = range(64 // 17)
+        assert any(np.allclose(row, relative[i, k]) for i in part for k in first)
 
 
-def squared_norm_ratios(vector, dim):
-    """``|S v|^2 / |v|^2`` over seeds."""
-    vector = jnp.asarray(vector, jnp.float32)
-    ratios = [
-        jnp.sum(sketched(vector, dim=dim, seed=seed) ** 2) for seed in range(NUM_SEEDS)
-    ]
-    return np.asarray(ratios) / np.sum(np.asarray(vector, np.float64) ** 2)
+def test_an_srht_of_as_many_numbers_is_an_isometry():
+    v = normal(6, (60,))
+    norm = np.linalg.norm(sketched(v, dim=64, kind="srht"))
+    np.testing.assert_allclose(norm, np.linalg.norm(v), rtol=1e-6)
 
 
-@pytest.mark.parametrize("stride", [1, 64, 128, 200])
-def test_squared_norms_are_unbiased_and_as_precise_as_stated(stride):
+def test_the_map_of_a_seed_stays_what_it_was(matrix):
+    """Paths on disk are compared with sketches of a later version."""
+    bits = jax.random.bits(jax.random.key(0, impl="threefry2x32"), (7 + 13,))
+    words, offsets = np.asarray(bits[:7]), np.asarray(bits[7:]) % 16
+    i = np.arange(200)
+    signs = 1 - 2 * ((words[i // 32] >> (i % 32).astype(np.uint32)) & 1).astype(int)
+    expected = np.zeros((16, 200))
+    expected[(i % 16 - offsets[i // 16].astype(int)) % 16, i] = signs
+    np.testing.assert_array_equal(matrix, expected)
+
+
+def test_the_program_of_a_gpu_computes_the_same_map():
+    signed, offsets = normal(4, (100,)), jnp.array([3, 0, 15, 7, 8, 1, 2])
+    folded = _sketch_maps._fold_in_turn(16, signed, offsets)
+    other = _sketch_maps._fold_at_once(16, signed, offsets)
+    np.testing.assert_allclose(folded, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "stride"),
+    [*itertools.product(["count", "srht"], [1, 64, 128, 256]), ("gaussian", 128)],
+)
+def test_squared_norms_are_unbiased_and_as_precise_as_stated(kind, stride):
     """One neuron's column: without a turn for each block its energy meets itself."""
-    dim = 128
-    vector = np.zeros(128 * 64, np.float32)
+    dim, num_seeds = 128, 40 if kind == "gaussian" else 200
+    vector = np.zeros(128 * 32, np.float32)
     vector[::stride] = 1.0
-    ratios = squared_norm_ratios(vector, dim)
+    norms = _norms_over_seeds(kind, dim, vector, jnp.arange(num_seeds, dtype="uint32"))
+    ratios = np.asarray(norms, np.float64) ** 2 / vector.sum()
     stated = np.sqrt(2 / dim)
-    assert abs(ratios.mean() - 1) < 4 * stated / np.sqrt(NUM_SEEDS)
-    # The standard deviation of 200 ratios is itself known to 5 %.
-    assert ratios.std() < 1.25 * stated
+    assert abs(ratios.mean() - 1) < 4 * stated / np.sqrt(num_seeds)
+    # The standard deviation of 200 ratios is itself known to 5 %, of 40 to 11 %.
+    assert ratios.std() < (1 + 4 / np.sqrt(2 * num_seeds)) * stated
+    relative_error = dynamics.sketch(dim=dim, kind=kind).relative_error
+    assert relative_error == pytest.approx(stated / 2)
+    assert np.std(norms) / np.mean(norms) < 1.5 * relative_error
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _norms_over_seeds(kind, dim, vector, seeds):
+    one = lambda s: jnp.linalg.norm(_sketch_maps.sketch_vector(kind, dim, vector, s))
+    return jax.lax.map(one, seeds)
+
+
+@pytest.fixture(scope="module")
+def digits_path():
+    """601 successive iterates of a network on digits, minus the first, in double."""
+    digits = data.digits(key=jax.random.key(4))
+    params = {"w": normal(3, (64, 16)) * 0.15, "v": normal(8, (16, 10)) * 0.25}
+    model = lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"]
+    optimizer = optax.sgd(0.05, momentum=0.9)
+    history = dynamics.train(
+        dynamics.supervised(model, optax.softmax_cross_entropy_with_integer_labels),
+        dynamics.init(optimizer, params),
+        optimizer,
+        (digits.x_train, digits.y_train),
+        num_steps=600,
+        batch_size=32,
+        key=jax.random.key(5),
+        trace={"params": lambda s: s.params},
+        record_every=100,
+        progress=False,
+    )
+    leaves = jax.tree.leaves(history.trace["params"])
+    points = np.concatenate([a.reshape(600, -1) for a in leaves], 1).astype(float)
+    return points - points[:1]
+
+
+def step_lengths(points):
+    return np.linalg.norm(np.diff(points, axis=0), axis=1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _sketches(kind, dim, points, seed):
+    one = lambda point: _sketch_maps.sketch_vector(kind, dim, point, seed)
+    return jax.vmap(one)(points)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_error_that_the_sketch_reports_holds_on_a_training_path(kind, digits_path):
+    """Uncalibrated lengths over many maps; a training path's tree is its length."""
+    measure = dynamics.sketch(dim=256, kind=kind)
+    steps, lengths = np.diff(digits_path, axis=0), step_lengths(digits_path)
+    cosines = (steps @ steps.T) ** 2 / np.outer(lengths, lengths)
+    rank = lengths.sum() ** 2 / cosines.sum()
+    assert 5 < rank < 50
+    points = jnp.asarray(digits_path, jnp.float32)
+    num = 40
+    drawn = [np.asarray(_sketches(kind, 256, points, np.uint32(s))) for s in range(num)]
+    ratios = np.array([step_lengths(d).sum() for d in drawn]) / lengths.sum()
+    reported = measure.path_length_error(rank)
+    assert reported == pytest.approx(1 / np.sqrt(2 * 256 * rank))
+    # The standard deviation of 40 is known to 11 %; of means of roots there is a bias
+    # of a quarter of the squared relative error of a distance's square.
+    assert 0.6 * reported < ratios.std() < 1.45 * reported
+    assert abs(ratios.mean() - 1) < 4 * reported / np.sqrt(num) + 1 / (4 * 256)
+    ranks = [measure.effective_rank(d) for d in drawn[:10]]
+    np.testing.assert_allclose(ranks, rank, rtol=0.15)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tree_and_dimension_of_a_sketched_training_path(kind, digits_path):
+    points = jnp.asarray(digits_path, jnp.float32)
+    sketched = np.asarray(_sketches(kind, 1024, points, np.uint32(0)), np.float64)
+    exact, rough = tree_length(digits_path), tree_length(sketched)
+    scale = step_lengths(digits_path).sum() / step_lengths(sketched).sum()
+    assert abs(rough * scale / exact - 1) < 1e-3
+    worst = dynamics.sketch(kind=kind).path_length_error()
+    assert abs(rough / exact - 1) < 4 * worst
+    dimension = lambda points: dynamics.topology.persistent_homology_dimension(
+        points.astype(np.float32), key=jax.random.key(1)
+    )
+    of_path, of_sketch = dimension(digits_path), dimension(sketched)
+    # The coordinates are other ones, so the program is; the subsets are the same.
+    assert abs(float(of_path.value) - float(of_sketch.value)) < 0.05
+
+
+def tree_length(points):
+    """E_1 by SciPy, in double precision."""
+    distances = squareform(pdist(points))
+    return scipy.sparse.csgraph.minimum_spanning_tree(distances).sum()
+
+
+def test_effective_ranks_in_closed_form():
+    measure = dynamics.sketch(dim=4096, kind="srht")
+    straight = np.arange(5.0)[:, None] * np.eye(1, 4096)
+    assert measure.effective_rank(straight) == pytest.approx(1, rel=1e-3)
+    # Four steps of length 1 along axes of their own, one of which is gone twice.
+    around = np.cumsum(np.eye(4096)[[0, 1, 2, 2]], axis=0)
+    # tr M = 3 (the first point is no step), tr M^2 = 1 + 4.
+    corrected = (5 - 9 / 4096) / (1 + 1 / 4096)
+    assert measure.effective_rank(around) == pytest.approx(9 / corrected)
+    assert np.isnan(measure.effective_rank(around * [[1], [1], [np.nan], [1]]))
+
+
+def test_something_else_than_the_displacement():
+    of = lambda state: state.params["w"] * 2
+    tree = {"w": normal(9, (30,)), "b": jnp.ones(3)}
+    state = dynamics.init(optax.sgd(0.1), tree)
+    measured = dynamics.sketch(dim=8, of=of)(state)
+    np.testing.assert_array_equal(measured, sketched(2 * tree["w"], dim=8))
+    assert dynamics.sketch(of=of) == dynamics.sketch(of=of) != dynamics.sketch()
 
 
 def test_distances_along_a_training_path():
@@ -168,3 +324,34 @@ def test_bad_dim(dim, user_land):
 def test_bad_seed(seed, user_land):
     with pytest.raises(ValueError, match="`seed` must be an integer from 0 to"):
         dynamics.sketch(seed=seed)
+
+
+@pytest.mark.parametrize("kind", ["sparse", None, 1])
+def test_bad_kind(kind, user_land):
+    with pytest.raises(
+        ValueError, match=r"`kind` must be one of \['count', 'gaussian'"
+    ):
+        dynamics.sketch(kind=kind)
+
+
+def test_what_cannot_be_sketched(user_land):
+    measure = dynamics.sketch(dim=8)
+    with pytest.raises(ValueError, match=r"at least one number.*no elements"):
+        measure.project({"w": jnp.zeros((0, 3))})
+    with pytest.raises(ValueError, match=r"`tree\['w'\]` has dtype complex64"):
+        measure.project({"w": jnp.zeros(3, jnp.complex64)})
+    with pytest.raises(ValueError, match="`of` must be a function"):
+        dynamics.sketch(of=jnp.ones(3))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("shape", [(8,), (1, 8), (3, 7)])
+def test_points_that_are_no_sketches(shape, user_land):
+    with pytest.raises(ValueError, match=r"at least two sketches \[r, 8\]"):
+        dynamics.sketch(dim=8).effective_rank(np.zeros(shape))
+
+
+def test_a_path_that_stands_has_no_rank(user_land):
+    with pytest.raises(ValueError, match="`points` must move, but all 3 sketches"):
+        dynamics.sketch(dim=8).effective_rank(np.ones((3, 8)))
+    with pytest.raises(ValueError, match="`effective_rank` must be a number of at"):
+        dynamics.sketch(dim=8).path_length_error(float("nan"))

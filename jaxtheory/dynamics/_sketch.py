@@ -1,64 +1,86 @@
-"""A few kilobytes that stand for an iterate: CountSketch of the displacement."""
+"""A few kilobytes that stand for an iterate: random projections of what moved."""
 
 import dataclasses
+from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxtheory._types import Measurement, TrainState
+from jaxtheory._types import TrainState
+from jaxtheory.batching import check_function, check_number
+from jaxtheory.dynamics._sketch_maps import MAPS, sketch_vector
+from jaxtheory.dynamics._vectors import as_vector, moved
 
 
-def sketch(*, dim: int = 1024, seed: int = 0) -> Measurement:
-    r"""A measurement of where training is: the CountSketch of ``params - initial``.
+def sketch(
+    *,
+    dim: int = 1024,
+    seed: int = 0,
+    kind: str = "count",
+    of: Callable[[TrainState], PyTree] | None = None,
+) -> "Sketch":
+    r"""A measurement of where training is: a random projection of what moved.
 
-    Every coordinate of the displacement $v \in \mathbb{R}^p$ gets an independent
-    random sign $\sigma_i$ and is added to one of ``dim`` buckets $h(i)$:
+    A linear map $S$ from $\mathbb{R}^p$ to ``dim`` numbers, applied to the displacement
+    $v$ = ``params - initial_params``, with
 
-    $$(S v)_j = \sum_{i: h(i) = j} \sigma_i v_i, \qquad
-      \mathbb{E}\|S v\|^2 = \|v\|^2.$$
+    $$\mathbb{E}\|S v\|^2 = \|v\|^2, \qquad
+      \operatorname{Var}\|S v\|^2 \le \frac{2}{\text{dim}} \|v\|^4$$
 
-    The map is linear and the same for every step and every run with the same `seed`
-    and number of parameters, so ``|S v_s - S v_t|`` estimates the distance between any
-    two iterates. A squared norm has relative standard deviation at most
-    ``sqrt(2 / dim)`` (4.4 % at 1,024, so 2.2 % for a distance), whatever ``p``.
+    for every $v$. The map is the same for every step and every run with the same
+    `seed`, `kind` and number of parameters, so ``|S v_s - S v_t|`` estimates the
+    distance between any two iterates, with relative standard deviation at most
+    ``1 / sqrt(2 dim)`` (2.2 % at 1,024), whatever ``p``: `Sketch.relative_error`. What
+    that means for a path is `Sketch.path_length_error`.
 
-    Buckets are assigned by cutting the coordinates into blocks of ``dim`` and turning
-    each block by its own random offset: two coordinates of different blocks then meet
-    with probability ``1 / dim`` and two of the same block never, which is all that the
-    variance needs. Folding without the offsets would put a neuron's strided column in
-    a few buckets. Compared with a hash for each coordinate this needs no scatter: it
-    is a gather and a sum, deterministic on every backend.
+    - ``"count"`` (CountSketch): every coordinate gets a random sign and is added to one
+      of ``dim`` buckets. Buckets are assigned by cutting the coordinates into blocks of
+      ``dim`` and turning each block by its own random offset: two coordinates of
+      different blocks then meet with probability ``1 / dim`` and two of the same block
+      never, which is all that the variance needs. Folding without the offsets would put
+      a neuron's strided column in a few buckets. One pass over the parameters.
+    - ``"srht"`` (subsampled randomised Hadamard transform): random signs, an
+      orthonormal Walsh-Hadamard transform of the vector padded to a power of two, and
+      one row from each of ``dim`` equal parts of it. ``p log p`` operations.
+    - ``"gaussian"``: independent normal entries of variance ``1/dim``. ``dim p`` random
+      numbers in each call: for small networks, and to check the others by.
 
     Args:
-        dim: Number of buckets.
-        seed: Seed of signs and offsets. Sketches are comparable only within a seed.
+        dim: Length of a sketch.
+        seed: Seed of the map. Sketches are comparable only within a seed.
+        kind: ``"count"``, ``"srht"`` or ``"gaussian"``.
+        of: ``of(state) -> pytree of arrays``: what is sketched in place of the
+            displacement; some leaves of it, a gradient, a momentum.
 
     Returns:
-        ``measure(state) -> Float[Array, "dim"]`` in float32. Equal arguments give equal
-        (hashable) measurements.
+        The measurement, ``measure(state) -> Float[Array, "dim"]`` in float32. Equal
+        arguments give equal (hashable) measurements.
 
     Raises:
-        ValueError: `dim` is not a positive integer, or `seed` not one of 32 bits.
+        ValueError: `dim` is not a positive integer, `seed` not one of 32 bits, `kind`
+            no known word, or `of` no function.
 
     Memory:
-        About four float32 copies of the parameters while it runs; ``4 dim`` bytes a
-        record. The signs are one random bit a parameter, drawn anew in each call: kept
-        as a constant they would be part of the compiled program.
+        About four float32 copies of the parameters while it runs (``"gaussian"``: 4 MiB
+        of its rows beside them); ``4 dim`` bytes a record. Signs are one random bit a
+        parameter, drawn anew in each call: kept as a constant they would be part of the
+        compiled program.
 
     Example:
         >>> import jax.numpy as jnp, optax
         >>> from jaxtheory import dynamics
         >>> state = dynamics.init(optax.sgd(0.1), jnp.zeros(5000))
         >>> state = state._replace(params=state.params.at[7].set(-3.0))
-        >>> path = dynamics.sketch(dim=64)(state)
-        >>> path.shape, float(jnp.linalg.norm(path))
-        ((64,), 3.0)
+        >>> measure = dynamics.sketch(dim=64)
+        >>> path = measure(state)
+        >>> path.shape, float(jnp.linalg.norm(path)), round(measure.relative_error, 3)
+        ((64,), 3.0, 0.088)
 
     References:
         Charikar, Chen and Farach-Colton (2002), Finding frequent items in data streams.
-        Weinberger et al. (2009), arXiv:0902.2206, Lemma 2 (unbiasedness and variance of
-        the signed hash).
+        Weinberger et al., arXiv:0902.2206, Lemma 2 (unbiasedness and variance of the
+        signed hash). Tropp, arXiv:1011.1595 (the subsampled randomised Hadamard
+        transform).
     """
     if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
         raise ValueError(f"`dim` must be a positive integer, but was {dim!r}.")
@@ -67,42 +89,117 @@ def sketch(*, dim: int = 1024, seed: int = 0) -> Measurement:
         raise ValueError(
             f"`seed` must be an integer from 0 to 2**32 - 1, but was {seed!r}."
         )
-    return _CountSketch(dim, seed)
+    if not isinstance(kind, str) or kind not in MAPS:
+        raise ValueError(f"`kind` must be one of {[*MAPS]}, but was {kind!r}.")
+    if of is not None:
+        check_function("of", of)
+    return Sketch(dim, seed, kind, of)
 
 
 @dataclasses.dataclass(frozen=True)
-class _CountSketch:
-    """The measurement that `sketch` returns: a value, so equal ones do not retrace."""
+class Sketch:
+    """What `sketch` returns: a value, so equal ones do not retrace.
+
+    Attributes:
+        dim: Length of a sketch.
+        seed: Seed of the map.
+        kind: Kind of the map.
+        of: What of the state is sketched; None for the displacement.
+    """
 
     dim: int
     seed: int
+    kind: str = "count"
+    of: Callable[[TrainState], PyTree] | None = None
 
     def __call__(self, state: TrainState) -> Float[Array, " dim"]:
-        """Sketch ``state.params - state.initial_params``."""
-        moved = jax.tree.map(_displacement, state.params, state.initial_params)
-        vector = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(moved)])
-        num_blocks = -(-vector.size // self.dim)
-        num_words = -(-vector.size // 32)
-        # Named, so that the default generator of a session does not change the sketch.
-        key = jax.random.key(self.seed, impl="threefry2x32")
-        bits = jax.random.bits(key, (num_words + num_blocks,), jnp.uint32)
+        """Sketch the displacement of a state, or what `of` returns of it."""
+        return self.project(moved(state) if self.of is None else self.of(state))
 
-        signed = jnp.where(_unpack(bits[:num_words], vector.size), -vector, vector)
-        padding = num_blocks * self.dim - vector.size
-        blocks = jnp.reshape(jnp.pad(signed, (0, padding)), (num_blocks, self.dim))
-        offsets = bits[num_words:] % jnp.uint32(self.dim)
-        source = (jnp.arange(self.dim)[None] + offsets[:, None].astype(int)) % self.dim
-        turned = jnp.take_along_axis(blocks, source, axis=1, mode="promise_in_bounds")
-        return jnp.sum(turned, axis=0)
+    def project(self, tree: PyTree) -> Float[Array, " dim"]:
+        """Apply the map to the vector of a pytree's leaves.
 
+        Args:
+            tree: Real arrays, ``p`` numbers in all. They are taken in float32.
 
-def _displacement(now, start):
-    """The difference, taken in at least float32 so that half precision loses none."""
-    dtype = jnp.promote_types(jnp.result_type(now), jnp.float32)
-    return (jnp.asarray(now, dtype) - jnp.asarray(start, dtype)).astype(jnp.float32)
+        Returns:
+            The sketch.
 
+        Raises:
+            ValueError: There are no numbers in it, or they are not real.
+        """
+        seed = np.uint32(self.seed)
+        return sketch_vector(self.kind, self.dim, as_vector(tree), seed)
 
-def _unpack(words, size):
-    """The first `size` bits of unsigned 32-bit words, as booleans."""
-    shifts = jnp.arange(32, dtype=jnp.uint32)
-    return jnp.ravel((words[:, None] >> shifts[None, :]) & 1)[:size] != 0
+    @property
+    def relative_error(self) -> float:
+        """Relative standard deviation of a distance, at most: ``1 / sqrt(2 dim)``."""
+        return (2 * self.dim) ** -0.5
+
+    def path_length_error(self, effective_rank: float = 1.0) -> float:
+        r"""Relative standard deviation of the length of a path, and so of its ``E_1``.
+
+        .. math:: \frac{1}{\sqrt{2 \cdot \text{dim} \cdot r}}
+
+        The errors of two steps are as correlated as their squared cosine, so that a
+        path whose steps point everywhere is measured better than one distance. Rescaled
+        by the exact step lengths (``step_lengths=`` of `topology.path_topology`) most
+        of it is gone.
+
+        Args:
+            effective_rank: Effective rank ``r`` of the steps, from `effective_rank`; 1
+                (a straight path) is the worst case.
+
+        Returns:
+            The relative error.
+
+        Raises:
+            ValueError: `effective_rank` is not a number of at least 1.
+        """
+        check_number(
+            "effective_rank", effective_rank, lambda r: r >= 1, "a number of at least 1"
+        )
+        return float((2 * self.dim * float(effective_rank)) ** -0.5)
+
+    def effective_rank(self, points: Float[ArrayLike, "r dim"]) -> float:
+        r"""Estimate the effective rank of a path's steps from its sketches.
+
+        .. math:: r = \frac{(\operatorname{tr} M)^2}{\operatorname{tr} M^2}, \qquad
+            M = \sum_t \frac{\delta_t \delta_t^\top}{|\delta_t|}
+
+        with ``delta_t`` the steps: each direction counts by the length gone in it. What
+        the sketch itself adds to ``tr M^2`` is subtracted.
+
+        Args:
+            points: Sketches of successive iterates.
+
+        Returns:
+            The rank, from 1 to the number of steps that are not zero; NaN where a
+            sketch is not finite.
+
+        Raises:
+            ValueError: `points` are not at least two sketches of this length, or do not
+                move.
+        """
+        points = np.asarray(points, np.float64)
+        if points.ndim != 2 or points.shape[0] < 2 or points.shape[1] != self.dim:
+            raise ValueError(
+                f"`points` must be at least two sketches [r, {self.dim}], but has "
+                f"shape {points.shape}."
+            )
+        if not np.isfinite(points).all():
+            return float("nan")
+        steps = np.diff(points, axis=0)
+        lengths = np.linalg.norm(steps, axis=1)
+        steps, lengths = steps[lengths != 0], lengths[lengths != 0]
+        if not lengths.size:
+            raise ValueError(
+                f"`points` must move, but all {len(points)} sketches are equal."
+            )
+        weighted = steps / np.sqrt(lengths)[:, None]
+        tall = weighted.shape[0] > weighted.shape[1]
+        gram = weighted.T @ weighted if tall else weighted @ weighted.T
+        squared = lengths.sum() ** 2
+        # E<Sa,Sb>^2 = <a,b>^2 + (|a|^2 |b|^2 + <a,b>^2) / dim, up to fourth powers.
+        exact = ((gram**2).sum() - squared / self.dim) / (1 + 1 / self.dim)
+        return float(np.clip(squared / max(exact, squared / lengths.size), 1, None))
