@@ -1,0 +1,17 @@
+"""Implicit regularisation: what an algorithm or an architecture prefers by itself."""
+
+from jaxtheory.dynamics.implicit._compare import path_distance as path_distance
+from jaxtheory.dynamics.implicit._flows import Flow as Flow
+from jaxtheory.dynamics.implicit._flows import flow_distance as flow_distance
+from jaxtheory.dynamics.implicit._flows import gradient_flow as gradient_flow
+from jaxtheory.dynamics.implicit._flows import modified_flow as modified_flow
+from jaxtheory.dynamics.implicit._label_noise import label_noise as label_noise
+from jaxtheory.dynamics.implicit._label_noise_drift import (
+    LabelNoiseDrift as LabelNoiseDrift,
+)
+from jaxtheory.dynamics.implicit._label_noise_drift import (
+    label_noise_drift as label_noise_drift,
+)
+from jaxtheory.dynamics.implicit._label_noise_drift import (
+    label_noise_regulariser as label_noise_regulariser,
+)
