@@ -4,7 +4,6 @@ from jaxtheory._types import StatefulMeasurement as StatefulMeasurement
 from jaxtheory._types import TrainState as TrainState
 from jaxtheory.dynamics import implicit as implicit
 from jaxtheory.dynamics import noise as noise
-from jaxtheory.dynamics import tails as tails
 from jaxtheory.dynamics import topology as topology
 from jaxtheory.dynamics._history import History as History
 from jaxtheory.dynamics._objective import supervised as supervised
