@@ -3,32 +3,43 @@
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from jaxtheory.dynamics.topology._checks import as_points, check_metric
 
-def path_length(points: Float[ArrayLike, "r d"]) -> Float[Array, ""]:
+
+def path_length(
+    points: Float[ArrayLike, "r d"], *, metric: str = "euclidean"
+) -> Float[Array, ""]:
     r"""Measure the length of the polygon through successive points.
 
-    .. math:: L = \sum_{t=1}^{r-1} |w_t - w_{t-1}|
+    .. math:: L = \sum_{t=1}^{r-1} \rho(w_t, w_{t-1})
 
-    in Euclidean norm: a sum over steps, not a mean. Of a trained path it grows with
-    the number of points that were recorded; sum the traced ``step_length`` for the
-    length of every step.
+    a sum over steps, not a mean. Of a trained path it grows with the number of points
+    that were recorded; sum the traced ``step_length`` for the length of every step.
 
     Args:
-        points: Successive points, one a row.
+        points: Successive points, one a row; for ``"loss"`` the loss vectors.
+        metric: The word ``"euclidean"``, or ``"loss"`` for the mean absolute
+            difference of `loss_distances`.
 
     Returns:
         The length; 0 for one point.
 
     Raises:
-        ValueError: `points` is not a non-empty matrix of floating-point numbers.
+        ValueError: `points` is not a non-empty matrix of floating-point numbers, or
+            `metric` is another word.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> float(path_length(jnp.array([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])))
-        10.0
+        >>> path = jnp.array([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
+        >>> float(path_length(path)), float(path_length(path, metric="loss"))
+        (10.0, 7.0)
     """
     points = as_points(points, at_least=1)
-    return jnp.sum(jnp.linalg.norm(jnp.diff(points, axis=0), axis=1))
+    check_metric(metric)
+    steps = jnp.diff(points, axis=0)
+    if metric == "loss":
+        return jnp.sum(jnp.mean(jnp.abs(steps), axis=1))
+    return jnp.sum(jnp.linalg.norm(steps, axis=1))
 
 
 def displacement(points: Float[ArrayLike, "r d"]) -> Float[Array, ""]:
@@ -50,22 +61,3 @@ def displacement(points: Float[ArrayLike, "r d"]) -> Float[Array, ""]:
     """
     points = as_points(points, at_least=1)
     return jnp.linalg.norm(points[-1] - points[0])
-
-
-def as_points(points: ArrayLike, *, at_least: int) -> Array:
-    """Points ``[r, d]`` in single precision or better; raise if they are none."""
-    points = jnp.asarray(points)
-    shape, dtype = points.shape, points.dtype
-    if len(shape) != 2 or shape[0] < at_least or shape[1] == 0:
-        raise ValueError(
-            f"`points` must be a matrix [r, d] of at least {at_least} points, one a "
-            f"row, but has shape {shape}. Flatten each point into a row."
-        )
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"`points` must be floating-point, but has dtype {dtype}.")
-    return points.astype(jnp.promote_types(dtype, jnp.float32))
-
-
-def count_nonfinite(points: Array) -> Array:
-    """The number of rows with a coordinate that is not finite."""
-    return jnp.sum(~jnp.all(jnp.isfinite(points), axis=1))

@@ -37,11 +37,15 @@ def read(plan, history):
     points, lengths = points[finite].astype(float), lengths[finite].astype(float)
     if len(points) < 2:
         return {"num_points": len(points), "too_few": True}
-    result = dynamics.topology.path_topology(
+    result = dynamics.topology.measure_path(
         points,
         step_lengths=lengths[:-1],
         num_nulls=_NULLS,
         key=jax.random.fold_in(plan.key, 2**30 + 1),
+    )
+    e_1, ratio, dimension = (
+        result.measures[name]
+        for name in ("e_1", "e_1_over_path_length", "ph_dimension")
     )
     centred = points - points.mean(axis=0)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
@@ -55,20 +59,25 @@ def read(plan, history):
         "num_points": len(points),
         "too_few": bool(result.too_few),
         "path_length": float(result.path_length),
-        "e_1": float(result.e_1),
-        "e_1_over_path_length": float(result.e_1_over_path_length),
-        "ph_dimension": float(result.ph_dimension),
-        "ph_standard_error": float(result.ph_standard_error),
-        "sign_flipped": _null(result.null_sign_flipped),
-        "ou": _null(result.null_ou),
+        "e_1": float(e_1.value),
+        "e_1_over_path_length": float(ratio.value),
+        "ph_dimension": float(dimension.value),
+        "ph_standard_error": float(dimension.standard_error),
+        "sign_flipped": _null(ratio.sign_flipped, dimension.sign_flipped),
+        "ou": _null(ratio.ou, dimension.ou),
         "plane": [only(row) for row in plane[shown]],
         "plane_steps": [int(step) for step in shown],
         "plane_share": only(share),
     }
 
 
-def _null(null):
-    return {name: float(value) for name, value in null._asdict().items()}
+def _null(ratio, dimension):
+    return {
+        "e_1_over_path_length": float(ratio.mean),
+        "ratio_standard_deviation": float(ratio.standard_deviation),
+        "ph_dimension": float(dimension.mean),
+        "ph_standard_deviation": float(dimension.standard_deviation),
+    }
 
 
 def draw(numbers, ax):
