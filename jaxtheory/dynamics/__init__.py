@@ -6,8 +6,13 @@ from jaxtheory.dynamics import implicit as implicit
 from jaxtheory.dynamics import noise as noise
 from jaxtheory.dynamics import topology as topology
 from jaxtheory.dynamics._history import History as History
+from jaxtheory.dynamics._join import join_runs as join_runs
+from jaxtheory.dynamics._members import init_population as init_population
 from jaxtheory.dynamics._objective import supervised as supervised
+from jaxtheory.dynamics._population import train_population as train_population
 from jaxtheory.dynamics._progress import ticking as ticking
+from jaxtheory.dynamics._schedule import exponential_steps as exponential_steps
+from jaxtheory.dynamics._schedule import log_spaced_steps as log_spaced_steps
 from jaxtheory.dynamics._sketch import sketch as sketch
 from jaxtheory.dynamics._store import load as load
 from jaxtheory.dynamics._train import init as init

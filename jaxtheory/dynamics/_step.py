@@ -48,9 +48,9 @@ def run_chunk(recipe, state, order, data, key, start, length):
         copy them), the order of the examples in the epoch that it is in, and the trace:
         a dictionary of arrays ``[recipe.num_steps, ...]``, zero from `length` on.
     """
-    advance = functools.partial(_advance, recipe, state.initial_params, data, key)
+    fixed = state.initial_params, data, key
     carry = (state._replace(initial_params=()), order)
-    (state, order), rows = _loop(advance, carry, start, length, recipe.num_steps)
+    (state, order), rows = _loop(_advance, recipe, fixed, carry, start, length)
     return state, order, rows
 
 
@@ -67,11 +67,9 @@ def run_chunks(recipe, state, order, data, keys, start, length, active):
     """
 
     def chunk(state, order, keys, start, active, data, length):
-        advance = functools.partial(
-            _advance_many, recipe, state.initial_params, data, keys
-        )
+        fixed = state.initial_params, data, keys
         carry = (state._replace(initial_params=()), order, active)
-        return _loop(advance, carry, start, length, recipe.num_steps)
+        return _loop(_advance_many, recipe, fixed, carry, start, length)
 
     sharded = over_shards(chunk, recipe.sharding, "rrrrr--", "rt")
     (state, order, active), rows = sharded(
@@ -80,15 +78,20 @@ def run_chunks(recipe, state, order, data, keys, start, length, active):
     return state, order, rows, active
 
 
-def _loop(advance, carry, start, length, num_rows):
-    """Advance `length` times, writing rows into the first ones of `num_rows`."""
-    # A scan's number of steps is fixed; a loop has no rows of its own.
-    _, row = jax.eval_shape(advance, carry, start)
-    rows = jax.tree.map(lambda a: jnp.zeros((num_rows, *a.shape), a.dtype), row)
+def _loop(advance, recipe, fixed, carry, start, length):
+    """Advance `length` times, writing rows into the first ones of a chunk's trace."""
+    # A scan's number of steps is fixed; a loop has no rows of its own. Of shapes alone,
+    # because keys in the carry are used once.
+    shapes = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (fixed, carry, start)
+    )
+    _, row = advance.eval_shape(recipe, *shapes)
+    empty = lambda a: jnp.zeros((recipe.num_steps, *a.shape), a.dtype)
+    rows = jax.tree.map(empty, row)
 
     def body(index, both):
         carry, rows = both
-        carry, row = advance(carry, start + index)
+        carry, row = advance(recipe, fixed, carry, start + index)
         write = lambda a, b: jax.lax.dynamic_update_index_in_dim(a, b, index, 0)
         return carry, jax.tree.map(write, rows, row)
 
@@ -97,8 +100,9 @@ def _loop(advance, carry, start, length, num_rows):
 
 # The two are jitted so that the shapes of a row and the loop are one trace.
 @functools.partial(jax.jit, static_argnums=0)
-def _advance(recipe, initial_params, data, key, carry, now):
+def _advance(recipe, fixed, carry, now):
     """Step `now` of one run."""
+    initial_params, data, key = fixed
     state, order = carry
     if recipe.batch_size is not None:
         starts = _position(recipe, order, now)[1] == 0
@@ -109,8 +113,9 @@ def _advance(recipe, initial_params, data, key, carry, now):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _advance_many(recipe, initial_params, data, keys, carry, now):
+def _advance_many(recipe, fixed, carry, now):
     """Step ``now[m]`` of each run."""
+    initial_params, data, keys = fixed
     state, order, active = carry
     if recipe.batch_size is not None:
         starts = _position(recipe, order[0], now)[1] == 0
@@ -143,10 +148,17 @@ def _take_step_or_freeze(recipe, data, state, order, initial_params, key, now, a
     after, row = _take_step(recipe, state, order, initial_params, data, key, now)
     loss, length = row["loss"], row["step_length"]
     taken = active & jnp.isfinite(loss) & jnp.isfinite(length)
-    after = jax.tree.map(lambda a, b: jnp.where(taken, a, b), after, state)
+    choose = lambda a, b: _fresh(jnp.where(taken, a, _fresh(b)))
+    after = jax.tree.map(choose, after, state)
     row["loss"] = jnp.where(active, loss, jnp.nan)
     row["step_length"] = jnp.where(active, length, jnp.nan)
     return after, row, taken
+
+
+def _fresh(leaf):
+    """A leaf, as a key of its own if it is one: a step not taken used none up."""
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.clone(leaf) if is_key else leaf
 
 
 @functools.partial(jax.jit, static_argnums=0)
