@@ -1,5 +1,7 @@
 """Implicit regularisation: what an algorithm or an architecture prefers by itself."""
 
+from jaxtheory.dynamics.implicit._central import CentralFlow as CentralFlow
+from jaxtheory.dynamics.implicit._central import central_flow as central_flow
 from jaxtheory.dynamics.implicit._compare import path_distance as path_distance
 from jaxtheory.dynamics.implicit._flows import Flow as Flow
 from jaxtheory.dynamics.implicit._flows import flow_distance as flow_distance
