@@ -141,10 +141,8 @@ def pieces(schedule: int | Sequence[int], num_steps: int) -> list[Piece]:
 
 
 def most_steps(schedule: int | Sequence[int]) -> int:
-    """The number of steps of the longest piece."""
-    if isinstance(schedule, int):
-        return schedule
-    return min(_MOST, max(b - a for a, b in itertools.pairwise(schedule)))
+    """The most steps of a piece: for all sequences the same, hence one program."""
+    return schedule if isinstance(schedule, int) else _MOST
 
 
 def _is_sequence(value):
