@@ -1,5 +1,14 @@
 """Stability of training: Lyapunov exponents, Sharpness Dimension, swapped examples."""
 
+from jaxtheory.dynamics.stability._dimension import (
+    SharpnessDimension as SharpnessDimension,
+)
+from jaxtheory.dynamics.stability._dimension import (
+    sharpness_dimension as sharpness_dimension,
+)
+from jaxtheory.dynamics.stability._dimension import (
+    sharpness_dimension_from_density as sharpness_dimension_from_density,
+)
 from jaxtheory.dynamics.stability._lyapunov import (
     LyapunovExponents as LyapunovExponents,
 )
@@ -9,3 +18,5 @@ from jaxtheory.dynamics.stability._lyapunov import (
 from jaxtheory.dynamics.stability._lyapunov import (
     lyapunov_exponents_of_map as lyapunov_exponents_of_map,
 )
+from jaxtheory.dynamics.stability._rds import RDSSharpness as RDSSharpness
+from jaxtheory.dynamics.stability._rds import rds_sharpness as rds_sharpness
