@@ -28,8 +28,10 @@ class CorrelationDimension(NamedTuple):
             when an entry is invalid, and when so many points coincide that the smallest
             radius is zero.
         standard_error: From the spread over points of how much each contributes to the
-            slope. For points drawn independently; for a path, whose neighbours in time
-            are neighbours in space, optimistic.
+            slope, the radii fixed: 1 to 2 times the standard deviation over fresh
+            clouds of uniform points and of fractals; but .5 to 1.3 times that over
+            fresh paths of Brownian motion and stable walks, whose points depend on
+            each other.
         residual: Root mean square of ``log fractions`` about the line.
         radii: Radii of the window, spaced geometrically.
         fractions: Share of pairs within each radius.
@@ -86,8 +88,9 @@ def correlation_dimension(
 
     The value is the least-squares slope of ``log C`` against ``log rho`` over the
     window. It falls short of the dimension of a set with an edge, the more the larger
-    the window and the dimension are. Of a slow random walk in many dimensions it is
-    about 2, of any training path too: read it beside the nulls of `measure_path`.
+    the window and the dimension are (2.8 and 7.6 for 1,000 points in cubes of 3 and 10
+    dimensions). Of any slow random walk it is about 2: read it beside the nulls of
+    `measure_path`.
 
     Args:
         distances: Distances of the points; at least 500 points for a number.
@@ -152,8 +155,9 @@ def two_nn_dimension(
 
     Returns:
         The dimension; its standard error ``value / sqrt(m)``, as if the ratios were
-        independent; and as residual the largest gap between the distribution function
-        of the ratios and the fitted one (about ``.8 / sqrt(r)`` where the model holds).
+        independent (.6 to 1.5 times the standard deviation over fresh clouds); and as
+        residual the largest gap between the distribution function of the ratios and
+        the fitted one (about ``.8 / sqrt(r)`` where the model holds).
 
     Raises:
         ValueError: `distances` is not a square matrix of at least two floating-point
@@ -202,8 +206,9 @@ def levina_bickel_dimension(
 
     Returns:
         The dimension; its standard error from the spread over points, as if their
-        neighbourhoods were independent (they overlap: it is optimistic, by two for
-        points in a square); and as residual the standard deviation over ``k``, which is
+        neighbourhoods were independent (they overlap: it was .5 to 1.3 times the
+        standard deviation over fresh clouds, and .2 to .5 times over fresh paths); and
+        as residual the standard deviation over ``k``, which is
         large where the dimension depends on the scale.
 
     Raises:
@@ -264,7 +269,8 @@ def correlation(
     r = distances.shape[0]
     others = _without_self(distances)
     low, high = (_radius_of(others, share * r * (r - 1)) for share in window)
-    radii = jnp.geomspace(low, high, num_radii)
+    # Rounding must not take the pair at the end out of the window.
+    radii = jnp.geomspace(low, high, num_radii).at[0].set(low).at[-1].set(high)
     within = lambda radius: jnp.sum(others <= radius, axis=1)
     shares = jax.lax.map(within, radii).astype(distances.dtype) / (r - 1)
     fractions = jnp.mean(shares, axis=1)
@@ -353,4 +359,5 @@ def _radius_of(others, num):
         enough = jnp.sum(others <= middle) >= num
         return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
 
-    return jax.lax.fori_loop(0, _BISECTIONS, halve, (jnp.zeros_like(top), top))[1]
+    found = jax.lax.fori_loop(0, _BISECTIONS, halve, (jnp.zeros_like(top), top))[1]
+    return jnp.where(jnp.sum(others <= 0) >= num, 0, found)
