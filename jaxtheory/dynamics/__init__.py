@@ -5,6 +5,13 @@ from jaxtheory._types import TrainState as TrainState
 from jaxtheory.dynamics import implicit as implicit
 from jaxtheory.dynamics import noise as noise
 from jaxtheory.dynamics import topology as topology
+from jaxtheory.dynamics._example_losses import example_losses as example_losses
+from jaxtheory.dynamics._gradient_statistics import (
+    GradientStatistics as GradientStatistics,
+)
+from jaxtheory.dynamics._gradient_statistics import (
+    gradient_statistics as gradient_statistics,
+)
 from jaxtheory.dynamics._history import History as History
 from jaxtheory.dynamics._join import join_runs as join_runs
 from jaxtheory.dynamics._members import init_population as init_population
@@ -14,6 +21,8 @@ from jaxtheory.dynamics._progress import ticking as ticking
 from jaxtheory.dynamics._schedule import exponential_steps as exponential_steps
 from jaxtheory.dynamics._schedule import log_spaced_steps as log_spaced_steps
 from jaxtheory.dynamics._sketch import sketch as sketch
+from jaxtheory.dynamics._snapshots import projections as projections
+from jaxtheory.dynamics._snapshots import snapshots as snapshots
 from jaxtheory.dynamics._store import load as load
 from jaxtheory.dynamics._train import init as init
 from jaxtheory.dynamics._train import train as train

@@ -41,7 +41,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxtheory._types import TrainState
-from jaxtheory.dynamics import _files
+from jaxtheory.dynamics import _files, _lazy
 from jaxtheory.dynamics._history import History
 from jaxtheory.dynamics._schedule import pieces
 
@@ -49,6 +49,7 @@ _READABLE = (1, 2)
 _RUN = "run.json"
 _STATE = "state.safetensors"
 _DIVERGED = "diverged.safetensors"
+_ENDS = ("ended/stopped_at", "ended/diverged_at")
 _WRITTEN = (_STATE, _DIVERGED, "chunk-*.safetensors")
 
 
@@ -165,7 +166,7 @@ def write(store: str | os.PathLike, chunk: Chunk) -> None:
     _files.save(folder / _STATE, latest, chunk.step)
 
 
-def load(store: str | os.PathLike) -> History:
+def load(store: str | os.PathLike, *, lazy: bool = False) -> History:
     """Read the history in a store, of a finished or an unfinished run.
 
     Needs neither the functions nor the data of the run, so the state, whose structure
@@ -173,13 +174,20 @@ def load(store: str | os.PathLike) -> History:
 
     Args:
         store: The folder.
+        lazy: Leave records and trace on disk: the arrays have a shape and a dtype,
+            ``array[i]`` reads one row of one file and ``np.asarray(array)`` everything.
+            A damaged file is found when it is read.
 
     Returns:
         The history with ``state=None``; records and trace are nested dictionaries of
-        NumPy arrays, by key path.
+        NumPy arrays (with `lazy`, of arrays on disk), by key path.
 
     Raises:
-        ValueError: There is no run or no record in the folder, or a file is damaged.
+        ValueError: There is no run or no record in the folder, it is of another format,
+            or a file is damaged.
+
+    Memory:
+        All records and the trace; with `lazy`, what is asked for.
 
     Example:
         >>> import tempfile, jax, jax.numpy as jnp, optax
@@ -209,24 +217,26 @@ def load(store: str | os.PathLike) -> History:
             f"`store` must hold a run with a record, but the one in {str(folder)!r} "
             "was stopped before its first. Continue it with `train(resume=True)`."
         )
-    latest = _files.read(folder / _STATE)
-    _files.get(latest, "step", folder / _STATE)
+    ends = _lazy.tensors(folder / _STATE, ("step", *_ENDS))
+    _files.get(ends, "step", folder / _STATE)
     last_step = _files.step_of(folder / _STATE)
+    read, stack, concatenate = _files.read, np.stack, np.concatenate
+    if lazy:
+        read, stack, concatenate = _lazy.Unread, _lazy.stack, _lazy.concatenate
     steps = _chunk_steps(settings, last_step)
-    files = [_files.read(folder / _chunk_name(step), step) for step, _ in steps]
+    files = [read(folder / _chunk_name(step), step) for step, _ in steps]
     recorded = [
         file for file, (_, is_record) in zip(files, steps, strict=True) if is_record
     ]
-    records = _nest("records", recorded, np.stack)
-    stopped_at = latest.get("ended/stopped_at")
+    records = _nest("records", recorded, stack)
+    stopped_at, diverged_at = map(ends.get, _ENDS)
     if stopped_at is not None and not stopped_at.ndim:
         stopped_at = int(stopped_at) if stopped_at >= 0 else None
-    diverged_at = latest.get("ended/diverged_at")
     if (folder / _DIVERGED).exists():
-        files.append(_files.read(folder / _DIVERGED))
+        files.append(read(folder / _DIVERGED, None))
         num_rows = len(_files.get(files[-1], "trace/loss", folder / _DIVERGED))
         diverged_at = last_step + num_rows - 1
-    trace = _nest("trace", files[1:], np.concatenate)
+    trace = _nest("trace", files[1:], concatenate)
     return History(
         None,  # pyright: ignore[reportArgumentType]
         np.array([step for step, is_record in steps if is_record]),
