@@ -156,7 +156,7 @@ def check_runs(**trees: PyTree) -> int:
         The number of runs.
 
     Raises:
-        ValueError: An array has no axis of runs, none in it, or as many as no other.
+        ValueError: An array has no axis of runs, or another number of them.
     """
     first = None
     for name, tree in trees.items():
