@@ -332,3 +332,30 @@ def test_runs_of_a_population_are_axis_1():
     diverged = parts[0]._replace(diverged_at=np.array([2, -1]))
     joined = dynamics.History.concatenate([diverged, parts[1]])
     assert joined.diverged_at.tolist() == [2, 5]
+
+
+def test_a_trained_population_is_read_and_cut_as_a_run(tmp_path):
+    starts = dynamics.init_population(OPTIMIZER, jnp.stack([START, 2 * START]))
+    history = dynamics.train_population(
+        OBJECTIVE,
+        starts,
+        OPTIMIZER,
+        (X, jnp.sin(X.sum(1))),
+        num_steps=8,
+        batch_size=3,
+        keys=jax.random.split(KEY, 2),
+        record={"path": dynamics.sketch(dim=8)},
+        record_every=2,
+        store=tmp_path / "runs",
+        progress=False,
+    )
+    lazy = dynamics.load(tmp_path / "runs", lazy=True)
+    assert lazy.records["path"].shape == (5, 2, 8)
+    assert_identical(jax.tree.map(np.asarray, lazy.records), history.records)
+    assert_identical(jax.tree.map(np.asarray, lazy.trace), history.trace)
+    np.testing.assert_array_equal(lazy.trace["loss"][5, 1], history.trace["loss"][5, 1])
+    parts = [history.select(0, 3), lazy.select(2)]
+    joined = dynamics.History.concatenate(parts)
+    assert_identical(joined.records, history.records)
+    assert_identical(joined.trace, history.trace)
+    assert joined.stopped_at.tolist() == [-1, -1]

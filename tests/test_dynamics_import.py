@@ -268,6 +268,8 @@ def test_a_pattern_says_where_the_step_stands(rows, tmp_path):
     np.testing.assert_array_equal(
         history.records["params"]["layer.bias"][0], rows[1, 6:]
     )
+    deep = from_folder(tmp_path / "run1", pattern="**/step_{step}.npz")
+    assert deep.steps.tolist() == [5, 10]
     only = from_folder(tmp_path, pattern="run2/*/*_1{step}.npz")
     assert only.steps.tolist() == [0]
 

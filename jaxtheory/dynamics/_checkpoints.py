@@ -1,6 +1,5 @@
 """Checkpoints in a folder: which files, of which steps, and what is in them."""
 
-import fnmatch
 import itertools
 import re
 import zipfile
@@ -12,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 _KINDS = (".safetensors", ".npz")
+_WILD = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
 
 
 def find_checkpoints(folder: Path, pattern: str | None) -> list[tuple[int, Path]]:
@@ -75,8 +75,8 @@ def _only_kind(folder):
 
 def _regex(glob):
     """A regular expression of a glob, in which a star stays within one folder."""
-    translated = fnmatch.translate(glob.replace("**/", ""))
-    return translated.replace(".*", "[^/]*").removesuffix("\\Z").removesuffix("\\z")
+    parts = re.split(r"(\*\*/|\*|\?)", glob)
+    return "".join(_WILD.get(part) or re.escape(part) for part in parts)
 
 
 def _steps_in(names):
