@@ -25,17 +25,18 @@ class History(NamedTuple):
     history.records[name])`` draws a line for each run.
 
     Attributes:
-        state: The last recorded state (all finite, even when the run diverged); None
-            when read from a store without the run's functions.
+        state: The last recorded state, or a later one where a schedule leaves long
+            gaps (all finite, even when the run diverged); None when read from a store
+            without the run's functions.
         steps: Steps at which `records` were taken: ``0, record_every, ...``. Shape
             ``[r]``. Of a population, as the run counts that begins earliest.
         records: For each recorded name, the measurements stacked on axis 0
             (``[r, ...]``; of a population ``[r, m, ...]``), as host (NumPy) arrays.
         trace: For each name traced at *every* step, values stacked on axis 0
             (``[t, ...]``; of a population ``[t, m, ...]``); row ``t`` belongs to the
-            iterate before update ``t``.
-            ``"loss"`` (of that step's batch) and ``"step_length"`` (Euclidean norm of
-            the update made at that step) are always there.
+            iterate before update ``t``. ``"loss"`` (of that step's batch) and
+            ``"step_length"`` (Euclidean norm of the update made at that step) are
+            always there; of a population, NaN after a run has ended.
         diverged_at: The first step whose loss or length was not finite, or None. Its
             row is the last one of `trace`. Of a population ``[m]``, -1 where a run did
             not diverge.
