@@ -8,6 +8,7 @@ from scipy.sparse.csgraph import minimum_spanning_tree as scipy_tree
 from scipy.spatial.distance import cdist
 
 from jaxtheory.dynamics import topology
+from jaxtheory.dynamics.topology import _measure
 from jaxtheory.dynamics.topology._nulls import (
     distances_along,
     ornstein_uhlenbeck,
@@ -43,7 +44,7 @@ def measured(points, seed=0, **options):
 
 def test_a_straight_path_is_its_own_tree():
     points = np.arange(600)[:, None] * np.linspace(0.1, 0.8, 8, dtype=np.float32)
-    got = measured(points.astype("f4"), num_nulls=10)
+    got = measured(points.astype("f4"), num_nulls=2)
     e_1, ratio, dimension = got.measures.values()
     assert abs(float(ratio.value) - 1) < 1e-5
     assert abs(float(e_1.value) / float(topology.path_length(points)) - 1) < 1e-5
@@ -65,11 +66,26 @@ def test_dimension_of_brownian_motion_is_within_the_draws_of_its_nulls():
         # The error that one path states of itself is a third of that.
         assert 2 * float(dimension.standard_error) < float(null.standard_deviation)
     assert 0.9 < float(ratio.value) <= 1 + 10 * EPS32
-    again = measured(brownian(600, 8), num_nulls=10)
-    jax.tree.map(np.testing.assert_array_equal, got, again)
-    other = measured(brownian(600, 8), seed=1, num_nulls=10)
-    assert float(other.measures["e_1"].value) == float(got.measures["e_1"].value)
-    assert float(other.measures["ph_dimension"].ou.mean) != float(dimension.ou.mean)
+
+
+def test_same_key_same_draws_and_one_trace(monkeypatch):
+    traced = []
+    evaluate = _measure._evaluate
+    monkeypatch.setattr(
+        _measure, "_evaluate", lambda *args: traced.append(0) or evaluate(*args)
+    )
+    # The path is traced once, and both nulls of all draws once.
+    got = measured(brownian(70, 3), num_nulls=3)
+    assert len(traced) == 2
+    again = measured(brownian(70, 3), num_nulls=3)
+    jax.tree.map(np.testing.assert_array_equal, again, got)
+    other = measured(brownian(70, 3, seed=1), seed=1, num_nulls=3)
+    assert float(other.measures["e_1"].value) != float(got.measures["e_1"].value)
+    assert len(traced) == 2
+    ratio = "e_1_over_path_length"
+    redrawn = measured(brownian(70, 3), seed=1, num_nulls=3)
+    assert redrawn.measures[ratio].value == got.measures[ratio].value
+    assert redrawn.measures[ratio].ou.mean != got.measures[ratio].ou.mean
 
 
 def test_nulls_are_summarised_over_their_draws():
