@@ -18,5 +18,16 @@ from jaxtheory.dynamics.stability._lyapunov import (
 from jaxtheory.dynamics.stability._lyapunov import (
     lyapunov_exponents_of_map as lyapunov_exponents_of_map,
 )
+from jaxtheory.dynamics.stability._paired import (
+    RandomSetStability as RandomSetStability,
+)
+from jaxtheory.dynamics.stability._paired import SwappedExamples as SwappedExamples
+from jaxtheory.dynamics.stability._paired import (
+    on_average_stability as on_average_stability,
+)
+from jaxtheory.dynamics.stability._paired import (
+    random_set_stability as random_set_stability,
+)
+from jaxtheory.dynamics.stability._paired import swap_examples as swap_examples
 from jaxtheory.dynamics.stability._rds import RDSSharpness as RDSSharpness
 from jaxtheory.dynamics.stability._rds import rds_sharpness as rds_sharpness
