@@ -26,3 +26,5 @@ from jaxtheory.dynamics.implicit._label_noise_drift import (
 from jaxtheory.dynamics.implicit._label_noise_drift import (
     label_noise_regulariser as label_noise_regulariser,
 )
+from jaxtheory.dynamics.implicit._margin import MaxMargin as MaxMargin
+from jaxtheory.dynamics.implicit._margin import max_margin as max_margin
