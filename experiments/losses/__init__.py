@@ -1,0 +1,1 @@
+"""What `experiments.better_losses` is made of."""
