@@ -80,7 +80,7 @@ def example_losses(
     check_function("loss_fn", loss_fn)
     check_batch_size(batch_size)
     n = check_examples(x=x, y=y)
-    indices = _draw(n, num, key)
+    indices = _draw(n, num, key=key)
     if num is not None:
         # On the host, where the same draw is recognised by its contents.
         x, y = jax.tree.map(lambda a: np.asarray(a)[indices], (x, y))
@@ -117,7 +117,7 @@ class ExampleLosses:
         return map_examples(losses, self.data.tree, batch_size=self.batch_size)
 
 
-def _draw(n, num, key):
+def _draw(n, num, *, key):
     """Indices of the examples."""
     if num is None:
         if key is not None:
