@@ -4,6 +4,8 @@ from jaxtheory._types import StatefulMeasurement as StatefulMeasurement
 from jaxtheory._types import TrainState as TrainState
 from jaxtheory.dynamics import implicit as implicit
 from jaxtheory.dynamics import noise as noise
+from jaxtheory.dynamics import stability as stability
+from jaxtheory.dynamics import tails as tails
 from jaxtheory.dynamics import topology as topology
 from jaxtheory.dynamics._example_losses import example_losses as example_losses
 from jaxtheory.dynamics._gradient_statistics import (

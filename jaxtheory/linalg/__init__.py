@@ -16,6 +16,26 @@ from jaxtheory.linalg._eigenpairs import bottom_eigenpairs as bottom_eigenpairs
 from jaxtheory.linalg._eigenpairs import top_eigenpairs as top_eigenpairs
 from jaxtheory.linalg._lanczos import Tridiagonal as Tridiagonal
 from jaxtheory.linalg._lanczos import lanczos as lanczos
+from jaxtheory.linalg._marchenko_pastur import EdgeTest as EdgeTest
+from jaxtheory.linalg._marchenko_pastur import Outlier as Outlier
+from jaxtheory.linalg._marchenko_pastur import edge_test as edge_test
+from jaxtheory.linalg._marchenko_pastur import (
+    marchenko_pastur_cdf as marchenko_pastur_cdf,
+)
+from jaxtheory.linalg._marchenko_pastur import (
+    marchenko_pastur_density as marchenko_pastur_density,
+)
+from jaxtheory.linalg._marchenko_pastur import (
+    marchenko_pastur_edges as marchenko_pastur_edges,
+)
+from jaxtheory.linalg._marchenko_pastur import (
+    marchenko_pastur_quantile as marchenko_pastur_quantile,
+)
+from jaxtheory.linalg._marchenko_pastur import (
+    marchenko_pastur_variance as marchenko_pastur_variance,
+)
+from jaxtheory.linalg._marchenko_pastur import outlier_of_spike as outlier_of_spike
+from jaxtheory.linalg._marchenko_pastur import spike_of_outlier as spike_of_outlier
 from jaxtheory.linalg._nystrom import Nystrom as Nystrom
 from jaxtheory.linalg._nystrom import nystrom as nystrom
 from jaxtheory.linalg._operator import check_vector as check_vector
