@@ -1,0 +1,1 @@
+"""What `experiments.one_step_spike` is made of."""
