@@ -172,59 +172,39 @@ def test_small_problems_without_a_solution_or_with_none_to_seek():
 
 
 def test_what_is_followed_too_little_or_starts_beyond_the_edge_is_flagged():
-    def twice(w, rate):
-        return (1 + w[0]) * (w[1] ** 2 + w[2] ** 2) / 2 - rate * w[0]
+    traces = []
 
-    run = lambda loss, start, rate=0.1, k=1: implicit.central_flow(
-        loss,
-        jnp.array(start),
-        jnp.array(rate),
+    def twice(w, c):
+        traces.append(1)
+        pair = w[1] ** 2 + w[2] ** 2
+        return c[0] * ((1 + w[0]) * pair / 2 - 0.1 * w[0]) + c[1] * jnp.sum(w**2)
+
+    run = lambda first, k=1, c=(1.0, 0.0): implicit.central_flow(
+        twice,
+        jnp.array([first, 0.0, 0.0]),
+        jnp.array(c),
         learning_rate=1.0,
         num_steps=4,
         num_directions=k,
         key=jax.random.key(0),
     )
-    assert not run(twice, [0.5, 0.0, 0.0]).exhausted.any()
-    alone = run(twice, [0.95, 0.0, 0.0])
+    assert not run(0.5).exhausted.any()
+    before = len(traces)
+    alone = run(0.95)
     assert alone.exhausted[-1]
-    both = run(twice, [0.95, 0.0, 0.0], k=2)
+    assert len(traces) == before  # other numbers, the same program
+    both = run(0.95, k=2)
     # Two equal eigenvalues share the force of the slope: 1/2 tr Sigma = .1.
     np.testing.assert_allclose(jnp.sum(both.variances[-1]), 0.2, rtol=1e-3)
 
-    above = run(twice, [1.5, 0.0, 0.0])
+    above = run(1.5)
     np.testing.assert_allclose(above.violation[0], 0.25, rtol=1e-5)
     assert float(above.violation[-1]) < 1e-4  # brought down
     # A quadratic beyond 2 / eta: nothing can bring it down.
-    flat = run(lambda w, rate: rate * jnp.sum(w**2), [1.0, 0.0, 0.0], rate=1.5)
+    flat = run(1.0, c=(0.0, 1.5))
     assert not flat.converged.any()
     np.testing.assert_allclose(flat.violation, 0.5, rtol=1e-5)
     assert np.isinf(flat.residual).all()
-
-
-def test_central_flow_traces_once():
-    traces = []
-
-    def counted(w, target):
-        traces.append(1)
-        return sharpening(w, target)
-
-    def run(b, target, eta, key):
-        start = {"a": jnp.array(0.1), "b": jnp.array(b)}
-        return implicit.central_flow(
-            counted,
-            start,
-            jnp.array(target),
-            learning_rate=eta,
-            num_steps=2,
-            num_directions=1,
-            key=jax.random.key(key),
-        )
-
-    first = run(0.8, 1.1, 1.0, 0)
-    before = len(traces)
-    run(0.7, 1.2, 0.9, 1)
-    assert len(traces) == before
-    assert first.converged.all()
 
 
 @pytest.mark.parametrize(

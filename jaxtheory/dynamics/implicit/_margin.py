@@ -54,9 +54,9 @@ def max_margin(
     converges in direction to its solution in that norm: gradient descent ``"l2"``, sign
     descent ``"linf"``, coordinate descent (AdaBoost) ``"l1"``. It does so as slowly as
     ``1 / log t``, faster with steps over the norm of the gradient (which gets far below
-    the default `eps` of `optax.normalize_by_update_norm`). For more than two classes the
-    margin is ``min_i min_(c != y_i) <w_(y_i) - w_c, x_i>``, and the norm is that of all
-    entries.
+    the default `eps` of `optax.normalize_by_update_norm`). For more than two classes
+    the margin is ``min_i min_(c != y_i) <w_(y_i) - w_c, x_i>``, and the norm is that of
+    all entries.
 
     There is no offset: append a column of ones to `x`, and the offset counts in the
     norm, as it does for the algorithm.
