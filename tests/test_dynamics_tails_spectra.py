@@ -19,15 +19,15 @@ def normal(*shape, seed=0):
 
 def test_noise_has_no_outlier_at_the_level():
     # 200 matrices by NumPy's batched SVD; the variance is estimated in each.
-    values = np.linalg.svd(normal(200, 150, 60), compute_uv=False) ** 2 / 150
+    values = np.linalg.svd(normal(200, 60, 40), compute_uv=False) ** 2 / 60
     against = lambda e: tails.eigenvalues_against_marchenko_pastur(
-        e, num_samples=150, dimension=60, level=0.1
+        e, num_samples=60, dimension=40, level=0.1
     )
     got = jax.vmap(against)(values.astype(np.float32))
     rate = np.mean(got.p_value < 0.1)
     assert abs(rate - 0.1) < 4 * (0.1 * 0.9 / 200) ** 0.5
     assert np.all((got.num_outliers > 0) == (got.p_value < 0.1))
-    assert np.mean(got.ks_distance) < 0.05
+    assert np.mean(got.ks_distance) < 0.06
     assert abs(np.mean(got.variance) - 1) < 0.01
 
 
