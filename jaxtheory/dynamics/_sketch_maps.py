@@ -41,19 +41,21 @@ def _count(vector, dim, key) -> Float[Array, " dim"]:
     num_words = -(-vector.size // 32)
     bits = jax.random.bits(key, (num_words + num_blocks,), jnp.uint32)
     offsets = (bits[num_words:] % jnp.uint32(dim)).astype(jnp.int32)
-    signed = _flipped(vector, bits[:num_words])
-    # A loop of slices is slow on a GPU, and a gather on a CPU.
+    # A loop of slices is slow on a GPU, and a gather on a CPU (in the loop of training
+    # it took as long as four steps of a network of a million parameters).
     return jax.lax.platform_dependent(
-        signed,
+        vector,
+        bits[:num_words],
         offsets,
         cpu=functools.partial(_fold_in_turn, dim),
         default=functools.partial(_fold_at_once, dim),
     )
 
 
-def _fold_at_once(dim, signed, offsets):
+def _fold_at_once(dim, vector, words, offsets):
     """Turn all blocks with one gather and add them up."""
     num_blocks = offsets.size
+    signed = _flipped(vector, words)
     padded = jnp.pad(signed, (0, num_blocks * dim - signed.size))
     blocks = jnp.reshape(padded, (num_blocks, dim))
     source = (jnp.arange(dim)[None] + offsets[:, None]) % dim
@@ -61,25 +63,31 @@ def _fold_at_once(dim, signed, offsets):
     return jnp.sum(turned, axis=0)
 
 
-def _fold_in_turn(dim, signed, offsets):
+def _fold_in_turn(dim, vector, words, offsets):
     """Add block after block to buckets, each where its offset begins."""
     starts = (dim - offsets) % dim
-    whole = signed.size // dim
+    whole, per_block = vector.size // dim, dim // 32
+    # Signs are drawn where they are needed, unless words of them straddle blocks.
+    straddling = dim % 32 != 0
+    if straddling:
+        vector = _flipped(vector, words)
 
-    def add(block, index, total):
+    def add(block, some, index, total):
+        signed = block if straddling else _flipped(block, some)
         old = jax.lax.dynamic_slice(total, (starts[index],), block.shape)
-        return jax.lax.dynamic_update_slice(total, old + block, (starts[index],))
+        return jax.lax.dynamic_update_slice(total, old + signed, (starts[index],))
 
     def step(index, total):
-        block = jax.lax.dynamic_slice(signed, (index * dim,), (dim,))
-        return add(block, index, total)
+        block = jax.lax.dynamic_slice(vector, (index * dim,), (dim,))
+        some = jax.lax.dynamic_slice(words, (index * per_block,), (per_block,))
+        return add(block, some, index, total)
 
     # Twice as long as the buckets, so that no block wraps round.
-    total = jnp.zeros(2 * dim, signed.dtype)
+    total = jnp.zeros(2 * dim, vector.dtype)
     if whole:
         total = jax.lax.fori_loop(0, whole, step, total)
     if whole < offsets.size:
-        total = add(signed[whole * dim :], whole, total)
+        total = add(vector[whole * dim :], words[whole * per_block :], whole, total)
     return total[:dim] + total[dim:]
 
 
