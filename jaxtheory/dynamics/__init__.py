@@ -3,6 +3,7 @@
 from jaxtheory._types import StatefulMeasurement as StatefulMeasurement
 from jaxtheory._types import TrainState as TrainState
 from jaxtheory.dynamics import implicit as implicit
+from jaxtheory.dynamics import inference as inference
 from jaxtheory.dynamics import noise as noise
 from jaxtheory.dynamics import stability as stability
 from jaxtheory.dynamics import tails as tails
