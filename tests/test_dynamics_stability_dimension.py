@@ -272,6 +272,37 @@ def test_one_batch_has_no_error_and_bad_points_are_counted():
     assert np.isposinf(got.sharpness.standard_error).all()
 
 
+def test_one_trace_and_inside_jit():
+    optimizer, traces = optax.sgd(0.1), []
+
+    def counted(w, model_state, batch, key):
+        traces.append(1)
+        return quartic(w, model_state, batch, key)
+
+    def dimension(points):
+        states = jax.vmap(lambda w: dynamics.init(optimizer, w))(points)
+        got = stability.rds_sharpness(
+            counted,
+            states,
+            optimizer,
+            (jnp.full((3, 2), 40.0),),
+            num_batches=2,
+            batch_size=1,
+            key=new_key(),
+        )
+        return stability.sharpness_dimension(got.sharpness.value).value
+
+    points = jnp.array([[1.0, 0.25], [0.5, 0.25]])
+    eager = dimension(points)
+    before = len(traces)
+    dimension(points + 1)
+    assert len(traces) == before
+    # |1 - eta h|: 3 and .75 at the first point, 0 and .75 at the second.
+    exact = oracle(np.log([3, 0.75]))
+    np.testing.assert_allclose(eager, exact, rtol=10 * EPS32)
+    np.testing.assert_allclose(jax.jit(dimension)(points), eager, rtol=10 * EPS32)
+
+
 def test_refusals(user_land):
     with pytest.raises(ValueError, match="`exponents` must be a vector"):
         stability.sharpness_dimension(jnp.ones((2, 2)))

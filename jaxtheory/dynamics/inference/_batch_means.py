@@ -45,7 +45,13 @@ def batch_means(
     Student's distribution, where the papers let ``M`` grow and take the normal one,
     which covers too little for long.
 
-    Batches that are not long against the correlation make the interval too short.
+    Batches that are not long against the correlation make the interval too short. At
+    nominal 95 % and 1,000 repetitions of linear and logistic regression with two
+    features, 2,300 steps on batches of 8, with first steps of 1.2 in units of the
+    inverse curvature, covered 94 to 95 % (logistic with twenty batches 93 to 94 %);
+    3,000 single examples with first steps of 0.3 in three dimensions and ten batches 83
+    to 90 %.
+
     Iterates have to be of one pass over fresh examples; repeated epochs converge to
     the minimiser of the training loss, and the interval says nothing of other samples.
 

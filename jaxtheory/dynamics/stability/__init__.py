@@ -9,9 +9,7 @@ from jaxtheory.dynamics.stability._dimension import (
 from jaxtheory.dynamics.stability._dimension import (
     sharpness_dimension_from_density as sharpness_dimension_from_density,
 )
-from jaxtheory.dynamics.stability._lyapunov import (
-    LyapunovExponents as LyapunovExponents,
-)
+from jaxtheory.dynamics.stability._frame import LyapunovExponents as LyapunovExponents
 from jaxtheory.dynamics.stability._lyapunov import (
     lyapunov_exponents as lyapunov_exponents,
 )

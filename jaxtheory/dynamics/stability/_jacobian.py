@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from jaxtheory._types import KeyArray, Objective, TrainState
-from jaxtheory.batching import check_function, check_key
+from jaxtheory.batching import check_function
 from jaxtheory.dynamics import _checks
 from jaxtheory.dynamics._run import strong
 from jaxtheory.dynamics._step import Recipe, _batch, _position, _renewed, _step
@@ -23,7 +23,6 @@ def check_training(
     optimizer: Any,
     data: PyTree,
     batch_size: int | None,
-    key: KeyArray,
 ) -> tuple[Recipe, TrainState, PyTree]:
     """Check what training would be given.
 
@@ -33,7 +32,6 @@ def check_training(
         optimizer: The optax optimizer.
         data: Arrays ``[n, ...]``.
         batch_size: Examples per step; None for all.
-        key: Random key.
 
     Returns:
         The recipe of a step, and state and data as arrays of definite type.
@@ -42,7 +40,6 @@ def check_training(
         ValueError: One does not fit the others.
     """
     check_function("objective", objective)
-    check_key(key)
     _checks.check_data(data, batch_size)
     _checks.check_state(state, "state", _MAKE_STATE)
     expected = jax.eval_shape(optimizer.init, state.params)

@@ -1,65 +1,30 @@
 """Lyapunov exponents of training, and of any map, by QR along the trajectory."""
 
 import functools
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import PyTree
 
-from jaxtheory._types import Estimate, KeyArray, Objective, Params, TrainState
+from jaxtheory._types import KeyArray, Objective, Params, TrainState
 from jaxtheory.batching import check_count, check_function, check_key, check_params
 from jaxtheory.dynamics._step import _NOISE, first_order
+from jaxtheory.dynamics.stability._frame import (
+    LyapunovExponents,
+    first_frame,
+    follow,
+    summary,
+)
 from jaxtheory.dynamics.stability._jacobian import (
     check_training,
     coordinates,
     linearise,
     next_batch,
 )
-
-# A stream of its own beside those of training: the first directions.
-_FRAME = 2
-# Fewer batch means than this say little of their own spread.
-_FEWEST_BATCHES = 10
-
-
-class LyapunovExponents(NamedTuple):
-    """The leading Lyapunov exponents along one trajectory, in nats per step.
-
-    Attributes:
-        exponents: The exponents ``[num]``, in the order in which the directions were
-            orthonormalised: largest first once they are told apart. Standard errors are
-            of `num_samples` batch means; infinite where an exponent is ``-inf`` (the
-            step is singular).
-        total: Their sum, the growth rate of ``num``-dimensional volumes, with its own
-            standard error.
-        growth: Logarithmic growth along each direction in each recorded step,
-            ``[t, num]``; its mean over steps is `exponents`.
-        running: Finite-time exponents, means of `growth` from its first row on,
-            ``[t, num]``.
-        settled: Whether the means over the first and the second half agree to three
-            standard errors of their difference, ``[num]``. Where they do not, the
-            trajectory was too short or still on its way.
-        too_short: Whether fewer than 100 steps were recorded, so that the standard
-            errors rest on fewer than ten batch means.
-        nonfinite_step: The first step, counted from the first of the warm-up, at which
-            state or directions were not finite; -1 if none. If there is one, nothing
-            from there on means anything, nor do the averages.
-        state: Where the trajectory ended.
-    """
-
-    exponents: Estimate
-    total: Estimate
-    growth: Float[Array, "t num"]
-    running: Float[Array, "t num"]
-    settled: Bool[Array, " num"]
-    too_short: Bool[Array, ""]
-    nonfinite_step: Int[Array, ""]
-    state: Any
 
 
 def lyapunov_exponents(
@@ -140,9 +105,8 @@ def lyapunov_exponents(
     References:
         Benettin, Galgani, Giorgilli & Strelcyn, Meccanica 15 (1980).
     """
-    recipe, state, data = check_training(
-        objective, state, optimizer, data, batch_size, key
-    )
+    check_key(key)
+    recipe, state, data = check_training(objective, state, optimizer, data, batch_size)
     warm_up, num_steps = _check_steps(warm_up, num_steps)
     num = _check_num(num, jax.eval_shape(lambda s: coordinates(s)[0], state).size)
     return _along_training(recipe, num, warm_up, num_steps, state, data, key)
@@ -221,11 +185,11 @@ def _along_training(recipe, num, warm_up, num_steps, state, data, key):
     # The initial parameters need not go round the loop.
     initial_params, state = state.initial_params, state._replace(initial_params=())
     carry = state, first_order(recipe, data, state.step, key)
-    frame = _first_frame(num, coordinates(state)[0], key)
+    frame = first_frame(num, coordinates(state)[0], key)
     steps = state.step + jnp.arange(warm_up + num_steps)
-    (state, _), growth, finite = _follow(advance, carry, frame, steps)
+    (state, _), growth, finite = follow(advance, carry, frame, steps)
     state = state._replace(initial_params=initial_params)
-    return _summary(growth, finite, warm_up, state)
+    return summary(growth, finite, warm_up, state)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -240,75 +204,10 @@ def _along_map(num, warm_up, num_steps, step, x, key):
         wide = lambda v: push(v.astype(flat.dtype)).astype(v.dtype)
         return after, wide, jnp.all(jnp.isfinite(after))
 
-    frame = _first_frame(num, flat, key)
+    frame = first_frame(num, flat, key)
     steps = jnp.arange(warm_up + num_steps)
-    flat, growth, finite = _follow(advance, flat, frame, steps)
-    return _summary(growth, finite, warm_up, unravel(flat))
-
-
-def _first_frame(num, like, key):
-    """Orthonormal directions in general position, one a row."""
-    dtype = jnp.promote_types(like.dtype, jnp.float32)
-    draws = jax.random.normal(
-        jax.random.fold_in(key, _FRAME), (num, like.size), dtype=dtype
-    )
-    return _orthonormalise(draws)[0]
-
-
-def _orthonormalise(rows):
-    """Gram-Schmidt of the rows, stably; with the logarithm of what each had left."""
-    q, r = jnp.linalg.qr(rows.T)
-    return q.T, jnp.log(jnp.abs(jnp.diagonal(r)))
-
-
-def _follow(advance, carry, frame, steps):
-    """Push the frame along: the end, the growth in each step, which were finite."""
-
-    def body(both, now):
-        carry, frame = both
-        carry, push, finite = advance(carry, now)
-        frame, growth = _orthonormalise(jax.vmap(push)(frame))
-        # Minus infinity is no accident: the step is singular.
-        finite &= jnp.all(jnp.isfinite(frame)) & jnp.all(growth < jnp.inf)
-        return (carry, frame), (growth, finite)
-
-    (carry, _), (growth, finite) = jax.lax.scan(body, (carry, frame), steps)
-    return carry, growth, finite
-
-
-def _summary(growth, finite, warm_up, state):
-    """Averages of the recorded steps."""
-    growth = growth[warm_up:]
-    num_steps = growth.shape[0]
-    exponents = _batch_means(growth)
-    running = jnp.cumsum(growth, axis=0) / jnp.arange(1, num_steps + 1)[:, None]
-    half = num_steps // 2
-    change = jnp.mean(growth[half:], axis=0) - jnp.mean(growth[:half], axis=0)
-    # A standard error of the difference is two of the mean. What has converged but for
-    # rounding has hardly any.
-    rounding = jnp.sqrt(jnp.finfo(growth.dtype).eps) * (1 + jnp.abs(exponents.value))
-    return LyapunovExponents(
-        exponents,
-        _batch_means(jnp.sum(growth, axis=1)),
-        growth,
-        running,
-        jnp.abs(change) <= 6 * exponents.standard_error + rounding,
-        jnp.asarray(exponents.num_samples < _FEWEST_BATCHES),
-        jnp.where(jnp.all(finite), -1, jnp.argmin(finite)),
-        state,
-    )
-
-
-def _batch_means(series):
-    """The mean over axis 0, its standard error from ``sqrt(t)`` batch means."""
-    num_batches = math.isqrt(series.shape[0])
-    size = series.shape[0] // num_batches
-    late = series[series.shape[0] - num_batches * size :]
-    means = jnp.mean(late.reshape(num_batches, size, *series.shape[1:]), axis=1)
-    error = jnp.std(means, axis=0, ddof=1) / math.sqrt(num_batches)
-    value = jnp.mean(series, axis=0)
-    error = jnp.where(jnp.isneginf(value), jnp.inf, error)
-    return Estimate(value, error, num_batches)
+    flat, growth, finite = follow(advance, flat, frame, steps)
+    return summary(growth, finite, warm_up, unravel(flat))
 
 
 def _check_steps(warm_up, num_steps):

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from jaxtheory._types import Estimate, KeyArray, Objective, TrainState
-from jaxtheory.batching import check_count
+from jaxtheory.batching import check_count, check_key
 from jaxtheory.dynamics._run import strong
 from jaxtheory.dynamics.stability._jacobian import (
     check_training,
@@ -102,10 +102,11 @@ def rds_sharpness(
     References:
         Tuci, Korkmaz, Simsekli & Birdal, arXiv:2604.19740, section 4.
     """
+    check_key(key)
     num_batches = check_count(num_batches=num_batches)
     _check_stacked(states)
     one = jax.tree.map(lambda leaf: leaf[0], states)
-    recipe, _, data = check_training(objective, one, optimizer, data, batch_size, key)
+    recipe, _, data = check_training(objective, one, optimizer, data, batch_size)
     value, error, num_nonfinite = _sharpness(
         recipe, num_batches, strong(states), data, key
     )
