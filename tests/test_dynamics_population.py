@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxtheory import dynamics
-from jaxtheory.dynamics import _step
+from jaxtheory.dynamics import _population, _step
 
 KEY = jax.random.key(7)
 N, D, M = 10, 3, 4
@@ -180,6 +180,14 @@ def test_hyperparameters_are_those_of_an_optimizer_made_with_them():
 
 def test_blocks_of_runs_take_turns(whole):
     assert_close(train_population(runs_at_once=3), whole)
+
+
+def test_a_cpu_takes_as_many_runs_as_its_cache_holds():
+    narrow = dynamics.init_population(optax.sgd(0.1), {"w": jnp.zeros((M, 2**10))})
+    assert _population._runs_in_cache(narrow, M) == 2**8
+    wide = {"w": jnp.zeros((M, 2**19)), "v": jnp.zeros((M, 3))}
+    wide = dynamics.init_population(optax.sgd(0.1), wide)
+    assert _population._runs_in_cache(wide, M) == 1
 
 
 def test_batch_sizes_are_grouped_and_come_back_in_order(alone):

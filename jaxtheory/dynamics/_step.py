@@ -10,6 +10,7 @@ import optax
 
 from jaxtheory._types import Measurement, Objective, TrainState
 from jaxtheory.dynamics._measure import describe, evaluate
+from jaxtheory.dynamics._permutation import permutation
 from jaxtheory.dynamics._shards import over_shards
 
 # Streams of the one key of a run.
@@ -108,7 +109,7 @@ def _advance(recipe, fixed, carry, now):
         starts = _position(recipe, order, now)[1] == 0
         renew = lambda order: _renewed(recipe, order, now, key)
         order = jax.lax.cond(starts, renew, lambda order: order, order)
-    after, row = _take_step(recipe, state, order, initial_params, data, key, now)
+    after, row = _take_step(recipe, data, state, order, initial_params, key, now)
     return (after, order), row
 
 
@@ -124,12 +125,16 @@ def _advance_many(recipe, fixed, carry, now):
             lambda starts, *one: jnp.where(starts, _renewed(recipe, *one), one[0])
         )(starts, order, now, keys)
         order = jax.lax.cond(jnp.any(starts), renew, lambda order: order, order)
-    step = functools.partial(_take_step_or_freeze, recipe, data)
-    after, row, active = jax.vmap(step)(state, order, initial_params, keys, now, active)
-    return (after, order, active), row
+    step = functools.partial(_take_step, recipe, data)
+    after, row = jax.vmap(step)(state, order, initial_params, keys, now)
+    loss, length = row["loss"], row["step_length"]
+    taken = active & jnp.isfinite(loss) & jnp.isfinite(length)
+    row["loss"] = jnp.where(active, loss, jnp.nan)
+    row["step_length"] = jnp.where(active, length, jnp.nan)
+    return (_frozen(after, state, taken), order, taken), row
 
 
-def _take_step(recipe, state, order, initial_params, data, key, now):
+def _take_step(recipe, data, state, order, initial_params, key, now):
     """One step on its batch: the state after it, and its row of the trace."""
     batch = _batch(recipe, order, data, now)
     noise = jax.random.fold_in(jax.random.fold_in(key, _NOISE), now)
@@ -143,16 +148,17 @@ def _take_step(recipe, state, order, initial_params, data, key, now):
     return after, row
 
 
-def _take_step_or_freeze(recipe, data, state, order, initial_params, key, now, active):
-    """The same where the run is active and the step finite; else nothing changes."""
-    after, row = _take_step(recipe, state, order, initial_params, data, key, now)
-    loss, length = row["loss"], row["step_length"]
-    taken = active & jnp.isfinite(loss) & jnp.isfinite(length)
-    choose = lambda a, b: _fresh(jnp.where(taken, a, _fresh(b)))
-    after = jax.tree.map(choose, after, state)
-    row["loss"] = jnp.where(active, loss, jnp.nan)
-    row["step_length"] = jnp.where(active, length, jnp.nan)
-    return after, row, taken
+def _frozen(after, before, taken):
+    """The states after a step of those runs that took it, before it of the others."""
+
+    def choose(a, b):
+        chosen = jnp.expand_dims(taken, tuple(range(1, a.ndim)))
+        return _fresh(jnp.where(chosen, a, _fresh(b)))
+
+    # While all go on, as mostly, no second pass over the states.
+    keep = lambda after, before: jax.tree.map(_fresh, after)
+    choose_each = lambda after, before: jax.tree.map(choose, after, before)
+    return jax.lax.cond(jnp.all(taken), keep, choose_each, after, before)
 
 
 def _fresh(leaf):
@@ -182,7 +188,7 @@ def first_orders(recipe, data, steps, keys):
 def _permutation(key, epoch, num_examples):
     """The order in which epoch `epoch` visits the examples."""
     shuffle = jax.random.fold_in(key, _SHUFFLE)
-    return jax.random.permutation(jax.random.fold_in(shuffle, epoch), num_examples)
+    return permutation(jax.random.fold_in(shuffle, epoch), num_examples)
 
 
 def _position(recipe, order, now):
