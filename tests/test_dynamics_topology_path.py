@@ -8,12 +8,8 @@ from scipy.sparse.csgraph import minimum_spanning_tree as scipy_tree
 from scipy.spatial.distance import cdist
 
 from jaxtheory.dynamics import topology
-from jaxtheory.dynamics.topology import _measure
-from jaxtheory.dynamics.topology._nulls import (
-    distances_along,
-    ornstein_uhlenbeck,
-    sign_flipped,
-)
+from jaxtheory.dynamics.topology import _measure, ornstein_uhlenbeck, sign_flipped
+from jaxtheory.dynamics.topology._nulls import distances_along
 
 EPS32 = float(np.finfo(np.float32).eps)
 
@@ -293,6 +289,14 @@ def test_ou_decay_of_a_slow_path_keeps_its_digits():
 def test_bad_options_of_a_path(user_land, options, match):
     with pytest.raises(ValueError, match=match):
         measured(np.ones((9, 2), "f4"), **options)
+
+
+@pytest.mark.parametrize("draw", [sign_flipped, ornstein_uhlenbeck])
+def test_nulls_refuse_what_is_no_path(user_land, draw):
+    with pytest.raises(ValueError, match=r"`points` must be a matrix .* \(4,\)"):
+        draw(np.ones(4, "f4"), key=new_key())
+    with pytest.raises(ValueError, match="`key` must be"):
+        draw(np.ones((4, 2), "f4"), key=0)
 
 
 def test_magnitude_of_a_path_inside_jit_is_refused(user_land):

@@ -16,6 +16,10 @@ from jaxtheory.dynamics.topology._distances import (
 )
 from jaxtheory.dynamics.topology._magnitude import magnitude as magnitude
 from jaxtheory.dynamics.topology._measure import measure_path as measure_path
+from jaxtheory.dynamics.topology._nulls import (
+    ornstein_uhlenbeck as ornstein_uhlenbeck,
+)
+from jaxtheory.dynamics.topology._nulls import sign_flipped as sign_flipped
 from jaxtheory.dynamics.topology._path import displacement as displacement
 from jaxtheory.dynamics.topology._path import path_length as path_length
 from jaxtheory.dynamics.topology._ph_dimension import (
@@ -23,6 +27,9 @@ from jaxtheory.dynamics.topology._ph_dimension import (
 )
 from jaxtheory.dynamics.topology._ph_dimension import (
     ph_dimension_penalty as ph_dimension_penalty,
+)
+from jaxtheory.dynamics.topology._tree import (
+    MinimumSpanningTree as MinimumSpanningTree,
 )
 from jaxtheory.dynamics.topology._tree import e_alpha as e_alpha
 from jaxtheory.dynamics.topology._tree import (

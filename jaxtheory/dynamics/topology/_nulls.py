@@ -2,19 +2,44 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from jaxtheory._types import KeyArray
 from jaxtheory.batching import check_key
+from jaxtheory.dynamics.topology._checks import as_points
 
 
-def sign_flipped(points: Float[Array, "r d"], *, key: KeyArray) -> Float[Array, "r d"]:
-    """Draw null A: the path's increments, each times an independent random sign.
+def sign_flipped(
+    points: Float[ArrayLike, "r d"], *, key: KeyArray
+) -> Float[Array, "r d"]:
+    r"""Draw null A of a path: its increments, each times an independent random sign.
+
+    .. math:: x_t = \sum_{u < t} s_u \, (w_{u+1} - w_u), \quad s_u = \pm 1
 
     It keeps the length and the axis of every step, and destroys drift and the
-    correlation of successive steps.
+    correlation of successive steps. `measure_path` draws it by itself; here it is for
+    measures of your own.
+
+    Args:
+        points: Successive points of the path, one a row.
+        key: Random key, for the signs.
+
+    Returns:
+        A path of as many points, from the origin.
+
+    Raises:
+        ValueError: `points` is not a matrix of at least two floating-point rows.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> path = jnp.array([[0.0], [1.0], [3.0], [7.0]])
+        >>> null = sign_flipped(path, key=jax.random.key(0))
+        >>> jnp.abs(jnp.diff(null[:, 0])).tolist()
+        [1.0, 2.0, 4.0]
     """
     check_key(key)
+    points = as_points(points, at_least=2)
     steps = jnp.diff(points, axis=0)
     signs = jax.random.rademacher(key, (steps.shape[0], 1), points.dtype)
     walk = jnp.cumsum(signs * steps, axis=0)
@@ -22,9 +47,9 @@ def sign_flipped(points: Float[Array, "r d"], *, key: KeyArray) -> Float[Array, 
 
 
 def ornstein_uhlenbeck(
-    points: Float[Array, "r d"], *, key: KeyArray
+    points: Float[ArrayLike, "r d"], *, key: KeyArray
 ) -> tuple[Float[Array, "r d"], Float[Array, ""]]:
-    r"""Draw null B: a stationary OU process, sampled once a record, fitted to the path.
+    r"""Draw null B of a path: a stationary OU process, sampled once a point.
 
     .. math:: x_{t+1} = \phi x_t + \sqrt{1 - \phi^2} \, \sigma \odot \xi_t, \quad
         \phi = \frac{2 \sum_t \langle c_t, c_{t+1} \rangle}
@@ -36,10 +61,26 @@ def ornstein_uhlenbeck(
     ``phi`` is so near 1 that the process relaxes over more than the window, a drawn
     path spans less than the given one.
 
+    Args:
+        points: Successive points of the path, one a row.
+        key: Random key, for the noise.
+
     Returns:
-        The drawn path, and ``1 - phi``.
+        A path of as many points around the origin, and ``1 - phi``.
+
+    Raises:
+        ValueError: `points` is not a matrix of at least two floating-point rows.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> path = jnp.array([[1.0], [0.0], [1.0], [0.0]])
+        >>> null, decay = ornstein_uhlenbeck(path, key=jax.random.key(0))
+        >>> null.shape, float(decay)  # each point is minus the one before
+        ((4, 1), 2.0)
     """
     check_key(key)
+    points = as_points(points, at_least=2)
     centred = points - jnp.mean(points, axis=0, keepdims=True)
     squares = jnp.sum(centred**2, axis=1)
     # 1 - phi from the steps themselves: of a slow path, phi is 1 to all digits.
