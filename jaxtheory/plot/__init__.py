@@ -25,3 +25,4 @@ from jaxtheory.plot._style import STYLE as STYLE
 from jaxtheory.plot._style import TEST as TEST
 from jaxtheory.plot._style import THEORY as THEORY
 from jaxtheory.plot._style import TRAIN as TRAIN
+from jaxtheory.plot._topology import lifetimes as lifetimes
