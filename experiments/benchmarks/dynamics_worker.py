@@ -1,0 +1,28 @@
+"""One environment of the dynamics benchmark.
+
+    python -m experiments.benchmarks.dynamics_worker ENVIRONMENT THREADS
+
+See `worker` for what it answers.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from experiments.benchmarks import dynamics_cases, worker
+
+
+def implementations(environment: str) -> dict[str, Callable[..., Any]]:
+    """What an environment offers: ``build(case) -> call()`` by name."""
+    if environment == "ours":
+        from experiments.benchmarks import dynamics_jax
+
+        return dynamics_jax.OURS
+    from experiments.benchmarks import dynamics_peers
+
+    if environment == "torch":
+        import torch  # noqa: F401  # pyright: ignore[reportMissingImports]
+    return dynamics_peers.PEERS
+
+
+if __name__ == "__main__":
+    worker.run(dynamics_cases.make, implementations)
