@@ -11,6 +11,10 @@ from jaxtheory.plot._comparison import comparison as comparison
 from jaxtheory.plot._curvature import log_spectral_density as log_spectral_density
 from jaxtheory.plot._curvature import sharpness as sharpness
 from jaxtheory.plot._curvature import spectral_density as spectral_density
+from jaxtheory.plot._dynamics import hill as hill
+from jaxtheory.plot._dynamics import noise_scale as noise_scale
+from jaxtheory.plot._dynamics import tail_index as tail_index
+from jaxtheory.plot._dynamics import weight_spectrum as weight_spectrum
 from jaxtheory.plot._kernel import kernel_evolution as kernel_evolution
 from jaxtheory.plot._kernel import kernel_spectrum as kernel_spectrum
 from jaxtheory.plot._landscape import slice_1d as slice_1d

@@ -12,11 +12,14 @@ from jaxtheory.dynamics.tails._kesten import (
     matrix_kesten_tail_index as matrix_kesten_tail_index,
 )
 from jaxtheory.dynamics.tails._log_moment import log_moment as log_moment
+from jaxtheory.dynamics.tails._order import HillPlot as HillPlot
 from jaxtheory.dynamics.tails._order import TailIndex as TailIndex
 from jaxtheory.dynamics.tails._order import dedh as dedh
 from jaxtheory.dynamics.tails._order import hill as hill
 from jaxtheory.dynamics.tails._order import hill_plot as hill_plot
 from jaxtheory.dynamics.tails._order import pickands as pickands
+from jaxtheory.dynamics.tails._spectra import NoiseComparison as NoiseComparison
+from jaxtheory.dynamics.tails._spectra import WeightSpectrum as WeightSpectrum
 from jaxtheory.dynamics.tails._spectra import (
     eigenvalues_against_marchenko_pastur as eigenvalues_against_marchenko_pastur,
 )
