@@ -1,0 +1,1 @@
+"""What `experiments.label_noise` is made of."""
