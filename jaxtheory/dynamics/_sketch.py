@@ -143,7 +143,7 @@ class Sketch:
 
         The errors of two steps are as correlated as their squared cosine, so that a
         path whose steps point everywhere is measured better than one distance. Rescaled
-        by the exact step lengths (``step_lengths=`` of `topology.path_topology`) most
+        by the exact step lengths (``step_lengths=`` of `topology.measure_path`) most
         of it is gone.
 
         Args:

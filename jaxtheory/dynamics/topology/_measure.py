@@ -161,9 +161,11 @@ def measure_path(
         measures: Names of what to measure. Magnitudes are solved on the host: with one
             of them, call it outside `jax.jit`.
         step_lengths: Exact distances between successive points, ``[r-1]``, where
-            `points` are sketches: ``history.trace["step_length"]`` of a run recorded
-            at every step. All distances are then rescaled by exact over sketched path
-            length, which takes the error of the tree from some 2 % to .1 %.
+            `points` are sketches. Of a traced path
+            ``history.trace["step_length"][:-1]`` (the last step leads away from the
+            last point), of one recorded at every step all of them. All distances are
+            then rescaled by exact over sketched path length, which takes the error of
+            the tree from some 2 % to .1 %.
         magnitude_scale: Scale of the magnitudes, the same for the nulls; None is one
             over the mean distance of two points of the path, where it does not
             saturate. The published ``sqrt(n)`` does.
@@ -356,5 +358,6 @@ def _check_step_lengths(step_lengths, r):
         raise ValueError(
             f"`step_lengths` must hold one length a step, shape ({r - 1},), but has "
             f"shape {np.shape(step_lengths)}. Entry t is the distance from point t to "
-            "point t + 1; leave it out where that is not known."
+            "point t + 1: of points from `history.trace` that is "
+            '`history.trace["step_length"][:-1]`. Leave it out where it is not known.'
         )
