@@ -1,0 +1,1 @@
+"""What `experiments.topological_complexity` is made of."""
