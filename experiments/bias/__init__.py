@@ -1,0 +1,1 @@
+"""What `experiments.implicit_bias` is made of."""
