@@ -65,6 +65,34 @@ print(json.dumps({
 }))
 """
 
+DYNAMICS_FOUND = """
+import json
+
+found = measured.measures
+print(json.dumps({
+    "stopped_at": int(first.stopped_at),
+    "accuracy": float(first.records["accuracy"][-1]),
+    "path": path.shape,
+    "losses": evaluated["loss"][-1].tolist(),
+    "noise_scale": scale.tolist(),
+    "temperature": temperature,
+    "p_value": float(diagnosis.p_value),
+    "ratio": float(found["e_1_over_path_length"].value),
+    "dimensions": [
+        float(found["ph_dimension"].value),
+        float(found["ph_dimension"].sign_flipped.mean),
+        float(found["ph_dimension"].ou.mean),
+    ],
+    "outliers": [int(spectrum.noise.num_outliers) for spectrum in spectra],
+    "sharpness": [float(one) for one in edges],
+    "exponents": [found.exponents.value.tolist() for found in exponents.values()],
+    "l1": [float(jnp.abs(end).sum()) for end in ends_of_scales],
+    "l2": [float(jnp.linalg.norm(end)) for end in ends_of_scales],
+    "gaps": [float(gap) for gap in gaps],
+    "e_1": [float(found.value) for found in e_1.values()],
+}))
+"""
+
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_is_fit_to_be_opened_anywhere(path):
@@ -165,3 +193,32 @@ def test_collapse_notebook_finds_what_it_says(tmp_path):
         assert abs(seen - optimal) < 0.15
     probe = found["probe"]
     assert probe[found["best"]] < min(probe[3:])
+
+
+@pytest.mark.slow
+def test_dynamics_notebook_finds_what_it_says(tmp_path):
+    found = _execute("dynamics", DYNAMICS_FOUND, tmp_path)
+    assert 0 < found["stopped_at"] < 10_000
+    assert found["accuracy"] == 1
+    assert found["path"] == [750, 512]
+    # Too small a rate learns slowly, too large a one not at all.
+    losses = found["losses"]
+    assert min(losses) < losses[0] < losses[-1]
+    assert found["noise_scale"][-1] > 5 * found["noise_scale"][0]
+    assert math.isclose(found["temperature"], 0.1 / 20 * 0.98)
+    assert found["p_value"] < 0.05
+    assert 0.9 < found["ratio"] <= 1 + 1e-5
+    assert all(1 < dimension < 4 for dimension in found["dimensions"])
+    before, *after = found["outliers"]
+    assert before == 0 < max(after)
+    slow, edge = found["sharpness"]
+    assert slow < 0.8
+    assert abs(edge - 1) < 0.15
+    assert all(abs(one) < 0.05 for pair in found["exponents"] for one in pair)
+    assert found["l1"] == sorted(found["l1"])
+    assert found["l2"] == sorted(found["l2"], reverse=True)
+    assert max(found["gaps"]) < 0.02
+    exact, sketched, rescaled = found["e_1"]
+    # The published errors of a sketch with 256 buckets: 4.4 %, and .1 % rescaled.
+    assert abs(sketched / exact - 1) < 0.044
+    assert abs(rescaled / exact - 1) < 1e-3
