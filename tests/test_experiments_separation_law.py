@@ -122,7 +122,7 @@ def test_one_seed_is_refused(monkeypatch):
 @pytest.mark.slow
 def test_the_published_setting_obeys_the_law_and_a_linear_network_does_not():
     """He and Su's setting: r is at most -.98, and at least -.6 without ReLU."""
-    config = script.Config(num_seeds=2)
+    config = script.Config(num_seeds=1)
     task = networks.make_task(config)
     law, _ = networks.measure(config, task, (networks.LAW, "momentum", 6, 0.1))
     linear, _ = networks.measure(config, task, (networks.LINEAR, "momentum", 6, 0.1))
