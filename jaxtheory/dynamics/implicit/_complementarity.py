@@ -1,5 +1,6 @@
 """Small semidefinite complementarity problems, solved to a residual that is told."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -52,6 +53,7 @@ def matrix(entries: Float[Array, " m"], k: int) -> Float[Array, "k k"]:
     return empty.at[rows, columns].set(values).at[columns, rows].set(values)
 
 
+@functools.partial(jax.jit, static_argnames=("tolerance", "max_iterations"))
 def solve_complementarity(
     offset: Float[Array, "k k"],
     slope: Float[Array, "m m"],
