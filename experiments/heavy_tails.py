@@ -141,7 +141,9 @@ def _regressions(config, key):
         )
         chains += found
         at_two = last[config.rates.index(1.0)]
-        plots.append(tails.hill_plot(at_two, max_tail=config.num_chains // 10))
+        plots.append(
+            tails.hill_plot(at_two, max_tail=config.num_chains // 10, centre="none")
+        )
         stationary = [tail for tail in found if np.isfinite(tail.theory)]
         ends = [tail.learning_rate for tail in stationary]
         grid = np.linspace(min(ends), max(ends), 9)

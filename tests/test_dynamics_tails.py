@@ -77,6 +77,7 @@ def test_pareto_at_three_indices(name, deviations):
 
 def test_tails_of_norms_entries_and_sides():
     x = np.asarray(np.random.default_rng(1).standard_t(2, size=(300, 2)), np.float32)
+    x = x - np.median(x, axis=0)
     sizes = {
         "norm": np.linalg.norm(x, axis=1),
         "absolute": np.abs(x).ravel(),
@@ -84,8 +85,21 @@ def test_tails_of_norms_entries_and_sides():
         "lower": -x.ravel()[x.ravel() < 0],
     }
     for word, size in sizes.items():
-        got = tails.hill(x, num_tail=40, size=word)
-        np.testing.assert_allclose(got.value, hill_oracle(size, 40), rtol=1e-5)
+        want = hill_oracle(size, 40)
+        # Wherever the data are; and sizes, which have one sign, are not centred.
+        moved = tails.hill(x + 3, num_tail=40, size=word)
+        np.testing.assert_allclose(moved.value, want, rtol=1e-4)
+        plain = tails.hill(x, num_tail=40, size=word, centre="none")
+        np.testing.assert_allclose(plain.value, want, rtol=1e-5)
+        of_sizes = tails.hill(size, num_tail=40)
+        np.testing.assert_allclose(of_sizes.value, want, rtol=1e-5)
+
+
+def test_a_location_left_in_is_a_wrong_index():
+    x = np.asarray(np.random.default_rng(4).standard_t(2, size=4000) + 20, np.float32)
+    got, wrong = (tails.hill(x, num_tail=100, centre=c) for c in ("median", "none"))
+    assert abs(got.value - 2) < 3 * got.standard_error
+    assert abs(wrong.value - 2) > 3 * wrong.standard_error
 
 
 def test_hill_plot_holds_every_estimate():
@@ -323,6 +337,7 @@ X = np.ones(100, np.float32)
         (lambda: tails.hill(np.ones(9, int), num_tail=2), "must be floating-point"),
         (lambda: tails.hill(X[None, None], num_tail=2), "one observation a row"),
         (lambda: tails.hill(X, num_tail=2, size="both"), "`size` must be one of"),
+        (lambda: tails.hill(X, num_tail=2, centre="mean"), "`centre` must be one of"),
         (lambda: tails.pickands(X, num_tail=26), "at most a quarter"),
         (lambda: tails.hill_plot(X, max_tail=100), "`max_tail` must be below"),
         (lambda: tails.hill_plot(X, confidence=1.0), "`confidence` must be"),

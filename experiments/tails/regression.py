@@ -158,7 +158,7 @@ def measure(
         nothing = np.full(len(num_tails), np.nan)
         hill, hill_error, log_moment, log_error = nothing, nothing, np.nan, np.nan
         if theory.stationary:
-            all_hill = [tails.hill(last, num_tail=k) for k in num_tails]
+            all_hill = [tails.hill(last, num_tail=k, centre="none") for k in num_tails]
             hill = np.array([float(one.value) for one in all_hill])
             hill_error = np.array([float(one.standard_error) for one in all_hill])
             moment = tails.log_moment(last, key=jax.random.fold_in(measure_key, i))

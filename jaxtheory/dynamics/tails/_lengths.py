@@ -8,6 +8,8 @@ from jaxtyping import Array, Float, Int
 
 Size: TypeAlias = Literal["norm", "absolute", "upper", "lower"]
 SIZES = ("norm", "absolute", "upper", "lower")
+TailCentre: TypeAlias = Literal["median", "none"]
+TAIL_CENTRES = ("median", "none")
 
 
 def as_data(x: Any, *, at_least: int, what: str) -> Float[Array, "..."]:

@@ -12,7 +12,9 @@ from scipy.stats import gamma
 from jaxtheory.batching import check_count, check_number
 from jaxtheory.dynamics.tails._lengths import (
     SIZES,
+    TAIL_CENTRES,
     Size,
+    TailCentre,
     as_data,
     check_word,
     count_nonfinite,
@@ -75,6 +77,7 @@ def hill(
     *,
     num_tail: int,
     size: Size = "norm",
+    centre: TailCentre = "median",
 ) -> TailIndex:
     r"""Estimate a tail index by Hill's estimator.
 
@@ -92,6 +95,10 @@ def hill(
         size: What the tail is of: ``"norm"``, the Euclidean norm of each row (the
             absolute value for ``[n]``); ``"absolute"``, the absolute value of each
             entry; ``"upper"`` and ``"lower"``, the positive and the negative entries.
+        centre: ``"median"`` subtracts the median of each column first (a Pareto tail
+            moved by a constant is none, and needs very large sizes to look like one),
+            unless all entries have one sign: those are sizes already. ``"none"``
+            takes the data as they are.
 
     Returns:
         The tail index with its standard error and flags.
@@ -109,8 +116,8 @@ def hill(
     References:
         Hill, Ann. Statist. 3 (1975), equation 3.3.
     """
-    x = _check(x, size, num_tail)
-    return _hill(x, num_tail, size)
+    x = _check(x, size, centre, num_tail)
+    return _hill(x, num_tail, size, centre)
 
 
 def dedh(
@@ -118,6 +125,7 @@ def dedh(
     *,
     num_tail: int,
     size: Size = "norm",
+    centre: TailCentre = "median",
 ) -> TailIndex:
     r"""Estimate a tail index by the moment estimator of Dekkers, Einmahl and de Haan.
 
@@ -134,6 +142,7 @@ def dedh(
         x: As for `hill`.
         num_tail: ``k``, as for `hill`.
         size: As for `hill`.
+        centre: As for `hill`.
 
     Returns:
         The tail index with its standard error and flags.
@@ -151,8 +160,8 @@ def dedh(
         Dekkers, Einmahl & de Haan, Ann. Statist. 17 (1989), equation 1.7 and theorem
         3.1.
     """
-    x = _check(x, size, num_tail)
-    return _dedh(x, num_tail, size)
+    x = _check(x, size, centre, num_tail)
+    return _dedh(x, num_tail, size, centre)
 
 
 def pickands(
@@ -160,6 +169,7 @@ def pickands(
     *,
     num_tail: int,
     size: Size = "norm",
+    centre: TailCentre = "median",
 ) -> TailIndex:
     r"""Estimate a tail index by Pickands' estimator.
 
@@ -175,6 +185,7 @@ def pickands(
         x: As for `hill`.
         num_tail: ``k``, as in the formula: ``4k`` of the sizes enter.
         size: As for `hill`.
+        centre: As for `hill`.
 
     Returns:
         The tail index with its standard error and flags; its `num_tail` is ``4k``.
@@ -192,8 +203,8 @@ def pickands(
         Pickands, Ann. Statist. 3 (1975); Dekkers & de Haan, Ann. Statist. 17 (1989),
         theorem 2.3.
     """
-    x = _check(x, size, num_tail, factor=4)
-    return _pickands(x, num_tail, size)
+    x = _check(x, size, centre, num_tail, factor=4)
+    return _pickands(x, num_tail, size, centre)
 
 
 def hill_plot(
@@ -202,6 +213,7 @@ def hill_plot(
     max_tail: int | None = None,
     confidence: float = 0.95,
     size: Size = "norm",
+    centre: TailCentre = "median",
 ) -> HillPlot:
     r"""Compute Hill's estimate at every number of tail points, with intervals.
 
@@ -215,6 +227,7 @@ def hill_plot(
         max_tail: Largest ``k``; None takes all but one of the sizes.
         confidence: Of each interval, in ``(0, 1)``.
         size: As for `hill`.
+        centre: As for `hill`.
 
     Returns:
         The curve.
@@ -235,25 +248,25 @@ def hill_plot(
     check_word("size", size, SIZES)
     if max_tail is None:
         max_tail = num_sizes(as_data(x, at_least=3, what="a Hill plot"), size) - 1
-    x = _check(x, size, max_tail, name="max_tail")
+    x = _check(x, size, centre, max_tail, name="max_tail")
     counts = np.arange(1, max_tail + 1)
     tails = (1 - confidence) / 2, (1 + confidence) / 2
     lower, upper = (gamma.ppf(tail, counts) / counts for tail in tails)
-    value, threshold, usable = _hill_plot(x, max_tail, size)
+    value, threshold, usable = _hill_plot(x, max_tail, size, centre)
     lower, upper = (value * jnp.asarray(end, value.dtype) for end in (lower, upper))
     return HillPlot(counts, value, lower, upper, threshold, usable)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _hill(x, num_tail, size):
-    top = _largest(x, num_tail + 1, size)
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _hill(x, num_tail, size, centre):
+    top = _largest(x, num_tail + 1, size, centre)
     inverse = jnp.mean(top[:-1] - top[-1])
     return _tail_index(x, top, num_tail, inverse, inverse / num_tail**0.5)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _dedh(x, num_tail, size):
-    top = _largest(x, num_tail + 1, size)
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _dedh(x, num_tail, size, centre):
+    top = _largest(x, num_tail + 1, size, centre)
     excess = top[:-1] - top[-1]
     first, second = jnp.mean(excess), jnp.mean(excess**2)
     xi = first + 1 - 0.5 / (1 - first**2 / second)
@@ -265,9 +278,9 @@ def _dedh(x, num_tail, size):
     return _tail_index(x, top, num_tail, xi, jnp.sqrt(variance / num_tail))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _pickands(x, num_tail, size):
-    top = _largest(x, 4 * num_tail, size)
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _pickands(x, num_tail, size, centre):
+    top = _largest(x, 4 * num_tail, size, centre)
     # On the scale of the largest, so that nothing overflows.
     at = lambda k: jnp.exp(top[k * num_tail - 1] - top[0])
     xi = jnp.log2((at(1) - at(2)) / (at(2) - at(4)))
@@ -279,9 +292,9 @@ def _pickands(x, num_tail, size):
     return _tail_index(x, top, 4 * num_tail, xi, deviation / (2 * jnp.log(2.0)))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _hill_plot(x, max_tail, size):
-    top = _largest(x, max_tail + 1, size)
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _hill_plot(x, max_tail, size, centre):
+    top = _largest(x, max_tail + 1, size, centre)
     counts = np.arange(1, max_tail + 1)
     # From the spacings, all positive: no digits are lost where the tail is long.
     spacings = jnp.cumsum(jnp.asarray(counts, top.dtype) * (top[:-1] - top[1:]))
@@ -290,8 +303,11 @@ def _hill_plot(x, max_tail, size):
     return jnp.where(usable, value, jnp.nan), jnp.exp(top[1:]), usable
 
 
-def _largest(x, num, size):
+def _largest(x, num, size, centre):
     """The logarithms of the largest sizes, in descending order."""
+    if centre == "median":
+        two_sided = jnp.any(x > 0) & jnp.any(x < 0)
+        x = jnp.where(two_sided, x - jnp.median(x, axis=0, keepdims=True), x)
     return -jnp.sort(-log_sizes(x, size))[:num]
 
 
@@ -314,9 +330,10 @@ def _tail_index(x, top, num_tail, inverse, error):
     )
 
 
-def _check(x, size, num_tail, *, name="num_tail", factor=1):
+def _check(x, size, centre, num_tail, *, name="num_tail", factor=1):
     """Check what the estimators are given; the data."""
     check_word("size", size, SIZES)
+    check_word("centre", centre, TAIL_CENTRES)
     check_count(at_least=2, **{name: num_tail})
     x = as_data(x, at_least=1, what="a tail index")
     num = num_sizes(x, size)
