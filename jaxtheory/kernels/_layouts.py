@@ -43,6 +43,10 @@ class Layout(NamedTuple):
     is_lookup: bool = False
 
 
+def _as_it_is(array):
+    return array
+
+
 class Arrangement(NamedTuple):
     """How to gather the axes of an array in groups, one axis a group.
 
@@ -52,7 +56,7 @@ class Arrangement(NamedTuple):
     """
 
     groups: tuple[tuple[int, ...], ...]
-    prepare: Callable[[Any], Any] = lambda a: a
+    prepare: Callable[[Any], Any] = _as_it_is
 
     def __call__(self, array: Any, loops: Sequence[bool] = ()) -> Any:
         """Arrange an array.
@@ -66,15 +70,17 @@ class Arrangement(NamedTuple):
             The array, with one axis for each group.
         """
         depth, prepare = len(loops), self.prepare
-        for _ in loops:
-            prepare = jax.vmap(prepare)
-        array = prepare(array)
+        if prepare is not _as_it_is:
+            for _ in loops:
+                prepare = jax.vmap(prepare)
+            array = prepare(array)
         groups = [[axis + depth for axis in group] for group in self.groups]
         for axis, is_block in reversed(list(enumerate(loops))):
             groups[0 if is_block else 1].insert(0, axis)
         sizes = [math.prod(array.shape[i] for i in group) for group in groups]
         order = list(itertools.chain(*groups))
-        return jnp.transpose(array, order).reshape(sizes)
+        # Methods, so that NumPy arranges what is its own: indices.
+        return array.transpose(order).reshape(sizes)
 
 
 def _dot(eqn: core.JaxprEqn, operand: int) -> Layout | None:
@@ -124,7 +130,7 @@ def _conv(eqn: core.JaxprEqn, operand: int) -> Layout | None:
 
     def by_group(channels):
         """Output channels, moved to the end, as groups and channels of each."""
-        return lambda a: _split_last(jnp.moveaxis(a, channels, -1), groups)
+        return lambda a: _split_last(_to_the_end(a, channels), groups)
 
     ndim, spatial = len(rhs), len(window)
     positions = tuple(range(spatial + 1))
@@ -141,6 +147,10 @@ def _conv(eqn: core.JaxprEqn, operand: int) -> Layout | None:
 def _behind(spec, moved):
     """Where a convolution's axes are once `moved` has gone to the end, in its order."""
     return tuple(axis - (axis > moved) for axis in spec if axis != moved)
+
+
+def _to_the_end(a, axis):
+    return a.transpose(*(i for i in range(a.ndim) if i != axis), axis)
 
 
 def _split_last(a, groups):

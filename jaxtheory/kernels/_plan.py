@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
 from jaxtheory.kernels import _groups
@@ -168,7 +169,7 @@ def _entries(site, shape):
     """Indices ``[b, c, f]`` of the entries that a site consumes."""
     own = [True for sliced in site.view.loops if sliced]
     with jax.ensure_compile_time_eval():
-        return jax.device_get(site.layout.weight(entries(site.view, shape), own))
+        return np.asarray(site.layout.weight(entries(site.view, shape), own))
 
 
 def _num_positions(site):

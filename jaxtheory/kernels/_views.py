@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -112,21 +112,23 @@ def entries(view: View, shape: tuple[int, ...]) -> np.ndarray:
         Flat indices into the leaf, in the shape of the view, with an axis in front for
         each loop that slices it.
     """
-    index: Any = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
+    index = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
     depth = 0
     for step in view.steps:
         if step is None:
             depth += 1
         elif step[0].primitive.name != "convert_element_type":
             index = _redo(step, depth, index)
-    return np.asarray(index)
+    return index
 
 
 def _redo(step, depth, index):
     """Do to an array of indices, `depth` axes inside, what was done to a leaf."""
     eqn, output = step
+    if eqn.primitive.name in ("reshape", "squeeze") and not eqn.params.get("sharding"):
+        return index.reshape(index.shape[:depth] + tuple(shape_of(eqn.outvars[0])))
     move = lambda index: evaluate(eqn, [index])[output]
     for _ in range(depth):
         move = jax.vmap(move)
     with jax.ensure_compile_time_eval():
-        return move(index)
+        return np.asarray(move(index))
