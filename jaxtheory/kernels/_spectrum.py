@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, Real
 
@@ -90,6 +91,12 @@ def spectrum_summary(
     if kernel.ndim != 1:
         check_kernel(kernel)
         _check_size(kernel)
+    return _of_kernel(kernel, ridge)
+
+
+@jax.jit
+def _of_kernel(kernel, ridge):
+    """Of a kernel, or of its eigenvalues."""
     finite = jnp.isfinite(kernel)
     num_nonfinite = jnp.sum(~finite)
     # The eigensolver may not return from NaN.

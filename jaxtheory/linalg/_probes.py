@@ -35,10 +35,14 @@ def estimate(samples: Float[Array, "... s"]) -> Estimate:
     Returns:
         Mean, standard error (``1/(s-1)`` variance) and number.
     """
-    num_samples = samples.shape[-1]
+    return Estimate(*_mean_and_error(samples), samples.shape[-1])
+
+
+@jax.jit
+def _mean_and_error(samples):
+    """One program: most callers are not being compiled."""
     # In units of the largest: squares of small and large samples leave float32.
     unit = jnp.max(jnp.abs(samples), axis=-1, keepdims=True)
     unit = jnp.where(jnp.isfinite(unit) & (unit > 0), unit, 1)
-    error = jnp.std(samples / unit, axis=-1, ddof=1) / jnp.sqrt(num_samples)
-    error = error * unit[..., 0]
-    return Estimate(jnp.mean(samples, axis=-1), error, num_samples)
+    error = jnp.std(samples / unit, axis=-1, ddof=1) / jnp.sqrt(samples.shape[-1])
+    return jnp.mean(samples, axis=-1), error * unit[..., 0]
