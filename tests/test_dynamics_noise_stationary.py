@@ -1,5 +1,7 @@
 """Stationary covariances against closed forms and simulated chains."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -130,3 +132,15 @@ def test_bad_input(arguments, options, match):
     options = {"learning_rate": 0.1, "batch_size": 1} | options
     with pytest.raises(ValueError, match=match):
         noise.stationary_covariance(*arguments, **options)
+
+
+def test_temperature_of_batches_without_replacement():
+    # The variance of the mean of b of n numbers is that of one, over b, times this.
+    numbers = np.random.default_rng(5).normal(size=7)
+    means = [np.mean(c) for c in itertools.combinations(numbers, 3)]
+    factor = np.var(means) / (np.var(numbers, ddof=1) / 3)
+    got = noise.temperature(0.6, 3, num_examples=7)
+    np.testing.assert_allclose(got, 0.2 * factor, rtol=1e-12)
+    assert noise.temperature(0.6, 7, num_examples=7) == 0
+    with pytest.raises(ValueError, match="`num_examples` must be"):
+        noise.temperature(0.6, 8, num_examples=7)

@@ -33,20 +33,27 @@ class StationaryCovariance(NamedTuple):
 
 
 def temperature(
-    learning_rate: float, batch_size: int, *, momentum: float = 0.0
+    learning_rate: float,
+    batch_size: int,
+    *,
+    momentum: float = 0.0,
+    num_examples: int | None = None,
 ) -> float:
     r"""Compute the temperature of SGD, the scale of its noise.
 
-    .. math:: T = \frac{\eta}{b (1 - \mu)}
+    .. math:: T = \frac{\eta}{b (1 - \mu)} \Big( 1 - \frac{b}{n} \Big)
 
     In the limit of small rates, SGD with (heavy-ball, not damped) momentum has the
     stationary covariance ``T/2`` times the covariance of the gradient of one example,
-    over the curvature. Without replacement, multiply by ``1 - b/n``.
+    over the curvature. The last factor is there for batches drawn without replacement
+    from ``n`` stored examples, as `train` draws them (the covariance then with
+    ``1/(n-1)``); full batches have no noise.
 
     Args:
         learning_rate: Positive step size.
         batch_size: Examples in a batch.
         momentum: In [0, 1).
+        num_examples: ``n``; None for fresh examples, or drawn with replacement.
 
     Returns:
         The temperature, in units of the learning rate.
@@ -62,7 +69,10 @@ def temperature(
         Jastrzebski et al., arXiv:1711.04623; Mandt et al., arXiv:1704.04289.
     """
     _check_options(learning_rate, batch_size, momentum)
-    return learning_rate / (batch_size * (1 - momentum))
+    share = 0.0
+    if num_examples is not None:
+        share = batch_size / check_count(at_least=batch_size, num_examples=num_examples)
+    return learning_rate / (batch_size * (1 - momentum)) * (1 - share)
 
 
 def stationary_covariance(
