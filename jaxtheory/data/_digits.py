@@ -1,6 +1,5 @@
 """Handwritten digits that come with scikit-learn: real data without a download."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -81,19 +80,28 @@ def digits(*, num_train: int = 1_297, key: KeyArray, image: bool = False) -> Dig
             f"`num_train` must leave test images, so be at most {_NUM_IMAGES - 1}, but "
             f"was {num_train}."
         )
-    x, y, x_test, y_test, mean, std = _split(key, *_load(), num_train, image)
-    return Digits(x, y, x_test, y_test, 10, mean, std)
-
-
-@functools.partial(jax.jit, static_argnums=(3, 4))
-def _split(key, pixels, labels, num_train, image):
-    """The fields of `Digits`, in one program."""
-    order = jax.random.permutation(key, _NUM_IMAGES)
-    x = jnp.asarray(pixels, float)[order]
-    y = jnp.asarray(labels, jnp.int32)[order]
+    x, y = _shuffled(key, *_load())
     mean, std = jnp.mean(x[:num_train]), jnp.std(x[:num_train])
     x = jnp.reshape((x - mean) / std, (-1, 8, 8, 1) if image else (-1, 64))
-    return x[:num_train], y[:num_train], x[num_train:], y[num_train:], mean, std
+    return Digits(
+        x_train=x[:num_train],
+        y_train=y[:num_train],
+        x_test=x[num_train:],
+        y_test=y[num_train:],
+        num_classes=10,
+        mean=mean,
+        std=std,
+    )
+
+
+@jax.jit
+def _shuffled(key, pixels, labels):
+    """In one program; standardised in it, numbers would round in another way."""
+    order = jax.random.permutation(key, _NUM_IMAGES)
+    return (
+        jnp.asarray(pixels, float)[order],
+        jnp.asarray(labels, jnp.int32)[order],
+    )
 
 
 def _load() -> tuple[np.ndarray, np.ndarray]:

@@ -35,7 +35,8 @@ def estimate(samples: Float[Array, "... s"]) -> Estimate:
     Returns:
         Mean, standard error (``1/(s-1)`` variance) and number.
     """
-    return Estimate(*_mean_and_error(samples), samples.shape[-1])
+    mean, error = _mean_and_error(samples)
+    return Estimate(mean, error, samples.shape[-1])
 
 
 @jax.jit
