@@ -112,15 +112,15 @@ def test_the_map_of_a_seed_stays_what_it_was(matrix):
     np.testing.assert_array_equal(matrix, expected)
 
 
-@pytest.mark.parametrize("dim", [16, 32])
-def test_the_program_of_a_gpu_computes_the_same_map(dim):
-    """Words of signs lie within blocks of 32, and straddle those of 16."""
-    vector, offsets = normal(4, (100,)), jnp.array([3, 0, 15, 7, 8, 1, 2])
-    words = jax.random.bits(jax.random.fold_in(KEY, 10), (4,), jnp.uint32)
-    inputs = dim, vector, words, offsets[: -(-100 // dim)]
-    folded = _sketch_maps._fold_in_turn(*inputs)
-    other = _sketch_maps._fold_at_once(*inputs)
-    np.testing.assert_allclose(folded, other, rtol=1e-6, atol=1e-6)
+def test_sketches_of_many_runs_and_their_gradient():
+    """Linear, under `vmap` and `grad` too."""
+    v, u = normal(4, (2, 100)), normal(5, (16,))
+    measure = dynamics.sketch(dim=16)
+    together = jax.vmap(measure.project)(v)
+    np.testing.assert_allclose(together[1], measure.project(v[1]), rtol=1e-5)
+    slope = jax.grad(lambda v: jnp.vdot(u, measure.project(v)))(v[0])
+    back = float(jnp.vdot(slope, v[1]))
+    np.testing.assert_allclose(back, float(jnp.vdot(u, together[1])), rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -41,54 +41,18 @@ def _count(vector, dim, key) -> Float[Array, " dim"]:
     num_words = -(-vector.size // 32)
     bits = jax.random.bits(key, (num_words + num_blocks,), jnp.uint32)
     offsets = (bits[num_words:] % jnp.uint32(dim)).astype(jnp.int32)
-    # A loop of slices is slow on a GPU, and a gather on a CPU (in the loop of training
-    # it took as long as four steps of a network of a million parameters).
-    return jax.lax.platform_dependent(
-        vector,
-        bits[:num_words],
-        offsets,
-        cpu=functools.partial(_fold_in_turn, dim),
-        default=functools.partial(_fold_at_once, dim),
-    )
-
-
-def _fold_at_once(dim, vector, words, offsets):
-    """Turn all blocks with one gather and add them up."""
-    num_blocks = offsets.size
-    signed = _flipped(vector, words)
+    signed = _flipped(vector, bits[:num_words])
     padded = jnp.pad(signed, (0, num_blocks * dim - signed.size))
-    blocks = jnp.reshape(padded, (num_blocks, dim))
     source = (jnp.arange(dim)[None] + offsets[:, None]) % dim
-    turned = jnp.take_along_axis(blocks, source, axis=1, mode="promise_in_bounds")
-    return jnp.sum(turned, axis=0)
-
-
-def _fold_in_turn(dim, vector, words, offsets):
-    """Add block after block to buckets, each where its offset begins."""
-    starts = (dim - offsets) % dim
-    whole, per_block = vector.size // dim, dim // 32
-    # Signs are drawn where they are needed, unless words of them straddle blocks.
-    straddling = dim % 32 != 0
-    if straddling:
-        vector = _flipped(vector, words)
-
-    def add(block, some, index, total):
-        signed = block if straddling else _flipped(block, some)
-        old = jax.lax.dynamic_slice(total, (starts[index],), block.shape)
-        return jax.lax.dynamic_update_slice(total, old + signed, (starts[index],))
-
-    def step(index, total):
-        block = jax.lax.dynamic_slice(vector, (index * dim,), (dim,))
-        some = jax.lax.dynamic_slice(words, (index * per_block,), (per_block,))
-        return add(block, some, index, total)
-
-    # Twice as long as the buckets, so that no block wraps round.
-    total = jnp.zeros(2 * dim, vector.dtype)
-    if whole:
-        total = jax.lax.fori_loop(0, whole, step, total)
-    if whole < offsets.size:
-        total = add(vector[whole * dim :], words[whole * per_block :], whole, total)
-    return total[:dim] + total[dim:]
+    turned = jnp.take_along_axis(
+        jnp.reshape(padded, (num_blocks, dim)), source, 1, mode="promise_in_bounds"
+    )
+    # Added up as it is gathered, column by column, it took a CPU as long as four steps
+    # of a network of a million parameters inside the loop of training; a loop over
+    # blocks took even longer there.
+    turned = jax.lax.optimization_barrier(turned)
+    ones = jnp.ones((1, num_blocks), turned.dtype)
+    return jnp.matmul(ones, turned, precision="highest")[0]
 
 
 def _gaussian(vector, dim, key) -> Float[Array, " dim"]:
@@ -149,11 +113,26 @@ def _hadamard_matrix(bits):
     return matrix
 
 
+@jax.custom_jvp
 def _flipped(vector, words):
-    """The vector with the sign of each number turned where its bit is set."""
-    shifts = np.arange(32, dtype=np.uint32)
-    flags = jnp.ravel((words[:, None] >> shifts[None, :]) & 1)[: vector.size]
-    return jnp.where(flags != 0, -vector, vector)
+    """The vector with the sign of each number turned where its bit is set.
+
+    By the bit that is its sign: as a choice between two numbers it takes XLA ten times
+    as long in the loop of training on a CPU.
+    """
+    signs = (words[:, None] >> np.arange(32, dtype=np.uint32)[None, :]) << 31
+    numbers = jax.lax.bitcast_convert_type(vector, jnp.uint32)
+    turned = numbers ^ jnp.ravel(signs)[: vector.size]
+    return jax.lax.bitcast_convert_type(turned, jnp.float32)
+
+
+@_flipped.defjvp
+def _(primals, tangents):
+    """The same of the tangent, in a form that has a transpose."""
+    (_, words), (tangent, _) = primals, tangents
+    flags = (words[:, None] >> np.arange(32, dtype=np.uint32)[None, :]) & 1
+    turned = jnp.where(jnp.ravel(flags)[: tangent.size] != 0, -tangent, tangent)
+    return _flipped(*primals), turned
 
 
 MAPS = {"count": _count, "gaussian": _gaussian, "srht": _srht}
