@@ -184,10 +184,10 @@ def test_blocks_of_runs_take_turns(whole):
 
 def test_a_cpu_takes_as_many_runs_as_its_cache_holds():
     narrow = dynamics.init_population(optax.sgd(0.1), {"w": jnp.zeros((M, 2**10))})
-    assert _population._runs_in_cache(narrow, M) == 2**8
+    assert _population._runs_in_cache(narrow, M, 1) == 2**8
     wide = {"w": jnp.zeros((M, 2**19)), "v": jnp.zeros((M, 3))}
     wide = dynamics.init_population(optax.sgd(0.1), wide)
-    assert _population._runs_in_cache(wide, M) == 1
+    assert _population._runs_in_cache(wide, M, 3) == 3
 
 
 def test_batch_sizes_are_grouped_and_come_back_in_order(alone):

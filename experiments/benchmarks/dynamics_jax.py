@@ -65,9 +65,14 @@ def _starts(case):
 
 
 def population(case: Runs) -> Callable[[], Any]:
-    """Mean loss of the last step of all runs, trained together."""
+    """Mean loss of the last step of all runs, trained together, on all devices."""
     data = jnp.asarray(case.x), jnp.asarray(case.y)
-    starts = _starts(case)
+    starts, count = _starts(case), jax.device_count()
+    if count > 1 and case.num_runs % count == 0:
+        auto = (jax.sharding.AxisType.Auto,)
+        mesh = jax.make_mesh((count,), ("runs",), axis_types=auto)
+        runs = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("runs"))
+        starts = jax.device_put(starts, runs)
     keys = jax.random.split(jax.random.key(1), case.num_runs)
 
     def call():

@@ -161,8 +161,8 @@ def train_population(
         runs_at_once = check_count(runs_at_once=runs_at_once)
 
     sharding = sharding_of_runs(states.params)
-    if runs_at_once is None and sharding is None:
-        runs_at_once = _runs_in_cache(states, num_runs)
+    if runs_at_once is None:
+        runs_at_once = _runs_in_cache(states, num_runs, num_places(sharding))
     states, data, keys = _placed(states, data, keys, sharding)
     steps = np.asarray(states.step)
     first_step = int(steps.min())
@@ -228,15 +228,15 @@ def _batch_sizes(batch_size, num_runs) -> list[int | None]:
     return sizes
 
 
-def _runs_in_cache(states, num_runs) -> int | None:
-    """How many runs a CPU trains at once; None, for all, on another device."""
+def _runs_in_cache(states, num_runs, places) -> int | None:
+    """How many runs CPUs train at once; None, for all, on other devices."""
     leaves = jax.tree.leaves((states.params, states.opt_state, states.model_state))
-    (device, *_) = jnp.asarray(leaves[0]).devices()
+    device, *_ = jnp.asarray(leaves[0]).devices()
     if device.platform != "cpu":
         return None
     # Of 64 perceptrons, 5e3 and 5e4 numbers each, 32 and 4 at once were fastest.
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / num_runs
-    return max(1, int(_CACHE_BYTES // size))
+    return places * max(1, int(_CACHE_BYTES // size))
 
 
 def _placed(states, data, keys, sharding):
