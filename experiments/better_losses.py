@@ -113,8 +113,9 @@ def _arm(config, name, splits):
     arm, model = ARMS[name], make_model(config.widths)
 
     def trained(split, settings):
-        steps = config.num_steps
-        return train(arm, settings, config.widths, *split.train, steps, split.key)
+        x, y = split.train
+        widths, steps = config.widths, config.num_steps
+        return train(arm, settings, widths, x, y, steps, split.key)
 
     validation = []
     for split in splits[: config.num_tuning]:

@@ -118,7 +118,8 @@ def run(config: Config) -> Result:
         ]
         measured[target] = Spectrum(*map(np.stack, zip(*found, strict=True)))
     ratio = config.dim / config.width
-    edges = tuple(map(float, linalg.marchenko_pastur_edges(ratio)))
+    low, high = linalg.marchenko_pastur_edges(ratio)
+    edges = float(low), float(high)
     return Result(measured, strengths, *predicted(config, strengths), edges)
 
 

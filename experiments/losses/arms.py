@@ -109,7 +109,7 @@ ARMS = {
 
 
 @functools.cache
-def make_model(widths: tuple[int, ...]) -> models.MLP:
+def make_model(widths: tuple[int, ...]) -> Any:
     """The network; the same object for equal widths, so that programs compile once."""
     return models.MLP(widths, num_outputs=10)
 
@@ -118,7 +118,7 @@ def make_model(widths: tuple[int, ...]) -> models.MLP:
 class _Penalised:
     """Mean loss plus a penalty; its strength is the model state, so runs can differ."""
 
-    model: models.MLP
+    model: Any
     penalty: Callable[..., Any] | None
 
     def __call__(self, params, model_state, batch, key):
@@ -194,7 +194,7 @@ def _train(objective, settings, params, x, y, num_steps, key):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def errors(model: models.MLP, params: Any, x: Any, y: Any) -> tuple[Any, Any]:
+def errors(model: Any, params: Any, x: Any, y: Any) -> tuple[Any, Any]:
     """Share of wrong predictions and mean loss of each network."""
 
     def one(params):
