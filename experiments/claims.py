@@ -1,7 +1,9 @@
 """Published claims beside what an experiment measured, and who is right."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 
 class Claim(NamedTuple):
@@ -45,6 +47,11 @@ class Claim(NamedTuple):
         if high < self.low or low > self.high:
             return "fails"
         return "fails" if self.error == 0 else "undecided"
+
+
+def mean_and_error(values: Any) -> tuple[float, float]:
+    """Mean over seeds and its standard error (``1/(n-1)``)."""
+    return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5)
 
 
 def claims_table(claims: list[Claim]) -> str:

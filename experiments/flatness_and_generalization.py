@@ -28,7 +28,6 @@ import tyro
 from experiments.folder import run_command
 from experiments.population import networks, page
 from experiments.population.ranking import Ranking, rank
-from jaxtheory import data
 from jaxtheory.curvature import flatness
 
 # Fields that stand in the table beside the first one of each measure.
@@ -122,7 +121,7 @@ def run(config: Config) -> Result:
     config = shortened(config)
     _check(config)
     task_key, train_key, measure_key = jax.random.split(jax.random.key(config.seed), 3)
-    task = _task(config, task_key)
+    task = networks.make_task(config, task_key)
     names = tuple(config.measures) or None
     shapes = [*itertools.product(config.widths, config.batch_sizes)]
     keys = jax.random.split(train_key, len(shapes))
@@ -175,19 +174,6 @@ def _check(config):
             f"`batch_sizes` must be at most the {config.num_train} training examples, "
             f"but were {config.batch_sizes}."
         )
-
-
-def _task(config, key):
-    if config.task == "digits":
-        return data.digits(num_train=config.num_train, key=key)
-    return data.gaussian_mixture(
-        num_classes=10,
-        dim=64,
-        num_train=config.num_train,
-        num_test=config.num_test,
-        separation=config.separation,
-        key=key,
-    )
 
 
 def _shown(names):

@@ -28,10 +28,10 @@ import numpy as np
 import tyro
 
 from experiments.folder import run_command
+from experiments.population.networks import make_task
 from experiments.topology import networks, page, paths
 from experiments.topology.paths import Measured, Trees
 from experiments.topology.ranking import Ranking, rank
-from jaxtheory import data
 
 _CONTROLS = ("norm", "distance moved", "train loss")
 
@@ -138,7 +138,7 @@ def run(config: Config) -> Result:
     keys = jax.random.split(jax.random.key(config.seed), 4)
     task_key, losses_key, train_key, measure_key = keys
     setting = networks.make_setting(
-        _task(config, task_key),
+        make_task(config, task_key),
         width=config.width,
         sketch_dim=config.sketch_dim,
         num_losses=config.num_losses,
@@ -205,19 +205,6 @@ def _check(config):
             "`num_steps` must be a multiple of 100 and at least 500, for dimensions, "
             f"but was {config.num_steps}."
         )
-
-
-def _task(config, key):
-    if config.task == "digits":
-        return data.digits(num_train=config.num_train, key=key)
-    return data.gaussian_mixture(
-        num_classes=10,
-        dim=64,
-        num_train=config.num_train,
-        num_test=config.num_test,
-        separation=config.separation,
-        key=key,
-    )
 
 
 def _same_batch_size(config, setting, batch_size, train_key, measure_key):

@@ -3,6 +3,7 @@
 import atexit
 import importlib.metadata
 import os
+import sys
 import tempfile
 
 # Most of the time goes into compiling programs that run once. In the environment
@@ -29,6 +30,16 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+
+
+@pytest.fixture(autouse=True)
+def no_figure_left_open():
+    """What draws closes: an open figure is seen by every later test of the process."""
+    yield
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is not None and (left := pyplot.get_fignums()):
+        pyplot.close("all")
+        pytest.fail(f"the test left figures {left} of pyplot open: close them")
 
 
 @pytest.fixture

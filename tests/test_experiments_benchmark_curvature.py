@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
 from experiments.benchmarks import (
     curvature,
@@ -149,6 +150,7 @@ def test_the_table_and_the_figure_hold_everything():
     figure = curvature_report.draw(measurements())
     heights = [patch.get_height() for patch in figure.axes[0].patches]
     assert heights == pytest.approx([2.0, 4.0, 1.7])
+    pyplot.close(figure)
 
 
 class Memory:

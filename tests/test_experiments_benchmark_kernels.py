@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
 from experiments.benchmarks import (
     kernels_cases,
@@ -188,3 +189,4 @@ def test_the_table_the_file_and_the_figure_hold_everything(tmp_path):
     figure = kernels_report.draw(found)
     heights = sorted(patch.get_height() for patch in figure.axes[0].patches)
     assert heights == [0, 0, 0.5, 2, 4, 8, 105, 105]
+    pyplot.close(figure)

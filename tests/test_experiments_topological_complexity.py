@@ -74,7 +74,7 @@ def found():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "train", kept)
         patch.setattr(paths, "measure", measured)
-        patch.setattr(script, "_task", clouds)
+        patch.setattr(script, "make_task", clouds)
         result = script.run(SMALL)
     return result, windows[0]
 

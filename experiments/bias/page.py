@@ -7,18 +7,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.bias.margin import NORMS
-from experiments.claims import Claim, claims_table
+from experiments.claims import Claim, claims_table, mean_and_error
 from jaxtheory import plot
-
-
-def _mean(values):
-    """Mean over seeds and its standard error."""
-    return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5)
 
 
 def _order(values, low, high):
     """Fields of a claim from values over seeds and a range."""
-    mean, error = _mean(values)
+    mean, error = mean_and_error(values)
     return mean, low, high, error
 
 
@@ -143,11 +138,14 @@ def report(config: Any, result: Any) -> str:
         )
         for j, scale in enumerate(config.scales):
             l2, l1 = found.l2[i, j].mean(), found.l1[i, j].mean()
-            error, spread = _mean(found.error[i, j])
+            error, spread = mean_and_error(found.error[i, j])
             lines.append(
                 f"{scale:>9g} {l2:>9.4f} {l1:>9.4f} {error:>12.3g} ± {spread:.1g}"
             )
-    pinv, pursuit = _mean(found.pinv_error), _mean(found.pursuit_error)
+    pinv, pursuit = (
+        mean_and_error(found.pinv_error),
+        mean_and_error(found.pursuit_error),
+    )
     lines += [
         f"least l2 norm: test error {pinv[0]:.3f} ± {pinv[1]:.2g}; least l1 norm: "
         f"{pursuit[0]:.2g}",

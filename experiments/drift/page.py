@@ -6,16 +6,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.claims import Claim, claims_table
+from experiments.claims import Claim, claims_table, mean_and_error
 from experiments.drift.digits import BATCHES, DESCENT, NOISE
 from jaxtheory import plot
 
 _COLOURS = {NOISE: plot.TRAIN, BATCHES: plot.KERNEL, DESCENT: plot.TEST}
-
-
-def _mean(values):
-    """Mean over seeds and its standard error."""
-    return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5)
 
 
 def slope(drift: Any) -> np.ndarray:
@@ -42,7 +37,7 @@ def claims(config: Any, result: Any) -> list[Claim]:
 
 def _exact_claims(result):
     full, leading = result.predicted
-    mean, error = _mean(result.gaps)
+    mean, error = mean_and_error(result.gaps)
     tenth = abs(leading - full) / 10  # to leading order in sigma; tr H / 4 is ten away
     text = f"two parameters: t1^2 - t2^2 is {full:.4f}, where tr H / 4 has"
     return [Claim(f"{text} {leading:.4f}", mean, full - tenth, full + tenth, error)]
@@ -113,7 +108,7 @@ def _reached(arms):
 
 def _order(values, low, high):
     """Fields of a claim from values over seeds and a range."""
-    mean, error = _mean(values)
+    mean, error = mean_and_error(values)
     return mean, low, high, error
 
 
@@ -131,8 +126,8 @@ def report(config: Any, result: Any) -> str:
     lines = ["regression", " ".join(f"{name:>11}" for name in head) + "  / by tr H / 4"]
     for d in result.drifts:
         steps = d.time[-1] / (d.learning_rate * d.scale) ** 2
-        leading = _mean(d.decrease[:, -1] / d.leading[:, -1])[0]
-        value, error = _mean(slope(d))
+        leading = mean_and_error(d.decrease[:, -1] / d.leading[:, -1])[0]
+        value, error = mean_and_error(slope(d))
         lines.append(
             f"{d.learning_rate:>11g} {d.scale:>11g} {d.sharpness.mean():>11.3f} "
             f"{steps:>11.0f} {d.trace[:, 0].mean():>11.3f} "
@@ -147,7 +142,9 @@ def report(config: Any, result: Any) -> str:
             f"{arm.loss[-1].mean():.4f} (at most {arm.loss.mean(1).max():.4f})"
         )
         if arm.end is not None:
-            trace, error = (_mean(v) for v in (arm.end.trace, 100 * arm.end.error))
+            trace, error = (
+                mean_and_error(v) for v in (arm.end.trace, 100 * arm.end.error)
+            )
             line += (
                 f"; at a loss of {arm.end.loss.mean():.4f}: tr H {trace[0]:.0f} ± "
                 f"{trace[1]:.0f}, test error {error[0]:.2f} ± {error[1]:.2f} %"

@@ -5,7 +5,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.claims import Claim, claims_table
+from experiments.claims import Claim, claims_table, mean_and_error
 from experiments.elasticity.networks import KINDS
 from jaxtheory import plot
 
@@ -13,13 +13,8 @@ from jaxtheory import plot
 REFERENCE = {"ReLU": -0.965, "linear": -0.453}
 
 
-def _mean(values):
-    """Mean over seeds and its standard error."""
-    return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5)
-
-
 def _claim(text, values, low, high):
-    mean, error = _mean(values)
+    mean, error = mean_and_error(values)
     return Claim(text, mean, low, high, error)
 
 
@@ -93,7 +88,7 @@ def report(config: Any, result: Any) -> str:
 
 
 def _row(name, found):
-    cells = [_mean(values) for values in found[:3]]
+    cells = [mean_and_error(values) for values in found[:3]]
     text = "".join(f"{f'{mean:.4f} ± {error:.4f}':<20}" for mean, error in cells)
     return (f"{name:<22}" + text).rstrip()
 
@@ -109,7 +104,9 @@ def draw(config: Any, result: Any) -> Any:
             label = f"{kind}: {found.kernel.mean():.2f}"
             axes[0].plot(*places, ".", ms=3, color=colours[kind], label=label)
             pairs = np.arange(len(result.digits)) + (i - 0.5) / 10
-            values = [_mean(kinds[kind].kernel) for kinds in result.digits.values()]
+            values = [
+                mean_and_error(kinds[kind].kernel) for kinds in result.digits.values()
+            ]
             axes[1].errorbar(
                 pairs, *np.array(values).T, fmt="o", color=colours[kind], label=kind
             )

@@ -7,18 +7,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from experiments.claims import Claim, claims_table
+from experiments.claims import Claim, claims_table, mean_and_error
 from experiments.losses.arms import ARMS
-
-
-def _mean(values):
-    """Mean over seeds and its standard error."""
-    return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5)
 
 
 def _interval(values):
     """Half the width of the 95 % interval of a mean (Student's)."""
-    return stats.t.ppf(0.975, len(values) - 1) * _mean(values)[1]
+    return stats.t.ppf(0.975, len(values) - 1) * mean_and_error(values)[1]
 
 
 def claims(config: Any, result: Any) -> list[Claim]:
@@ -29,7 +24,7 @@ def claims(config: Any, result: Any) -> list[Claim]:
         if name == "plain":
             continue
         # The same splits and the same initial weights: differences are paired.
-        mean, error = _mean(100 * (arm.test - plain))
+        mean, error = mean_and_error(100 * (arm.test - plain))
         text = f"{name} ({ARMS[name].says}) helps: points of test error, less plain"
         found.append(Claim(text, mean, -np.inf, 0.0, error))
     return found

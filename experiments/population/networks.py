@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxtheory import models
+from jaxtheory import data, models
 from jaxtheory._types import Estimate
 from jaxtheory.curvature import flatness
 
@@ -78,6 +78,25 @@ class Trained(NamedTuple):
     initial_params: Any
     loss: Any
     num_epochs: Any
+
+
+def make_task(config: Any, key: Any) -> Any:
+    """Digits, or a Gaussian mixture of ten classes in 64 dimensions.
+
+    Args:
+        config: Has `task`, `num_train`, `num_test` and `separation`.
+        key: Random key.
+    """
+    if config.task == "digits":
+        return data.digits(num_train=config.num_train, key=key)
+    return data.gaussian_mixture(
+        num_classes=10,
+        dim=64,
+        num_train=config.num_train,
+        num_test=config.num_test,
+        separation=config.separation,
+        key=key,
+    )
 
 
 @functools.cache

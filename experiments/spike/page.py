@@ -6,14 +6,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.claims import Claim, claims_table
+from experiments.claims import Claim, claims_table, mean_and_error
 from experiments.spike.theory import predicted
 from jaxtheory import linalg
-
-
-def _mean(values):
-    """Mean over seeds and its standard error."""
-    return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5)
 
 
 def claims(config: Any, result: Any) -> list[Claim]:
@@ -31,7 +26,7 @@ def _spectral_claims(result, found):
     # Where the linear part of the step is all that matters: far above, the rest shows.
     above = (result.strengths > 1) & (np.arange(len(below)) < len(below) - 1)
     few, many = found.num_outliers[:, below], found.num_outliers[:, above]
-    share = lambda hit: _mean(np.mean(hit, axis=1))
+    share = lambda hit: mean_and_error(np.mean(hit, axis=1))
     away = found.eigenvalues[:, above, 0] / result.location[None, above] - 1
     apart = found.overlap[:, above] - result.overlap[None, above]
     worst = lambda values: float(np.max(np.abs(np.mean(values, axis=0))))
@@ -46,7 +41,7 @@ def _spectral_claims(result, found):
 
 def _control_claims(config, control):
     """A target without a linear part: chance is 1/d."""
-    mean, error = _mean(np.mean(control.overlap, axis=1))
+    mean, error = mean_and_error(np.mean(control.overlap, axis=1))
     text = "no linear part in the teacher: mean squared overlap, in units of chance"
     return [Claim(text, mean * config.dim, -np.inf, 5.0, error * config.dim)]
 
@@ -71,7 +66,7 @@ def _error_claims(result, found):
 
 def _order(values, low, high):
     """Fields of a claim from values over seeds and a range."""
-    mean, error = _mean(values)
+    mean, error = mean_and_error(values)
     return mean, low, high, error
 
 
@@ -85,9 +80,9 @@ def report(config: Any, result: Any) -> str:
     for name, found in result.measured.items():
         lines += [f"target: {name}", head]
         for i, strength in enumerate(result.strengths):
-            place, place_error = _mean(found.eigenvalues[:, i, 0])
-            overlap, overlap_error = _mean(found.overlap[:, i])
-            error, error_error = _mean(found.test_error[:, i])
+            place, place_error = mean_and_error(found.eigenvalues[:, i, 0])
+            overlap, overlap_error = mean_and_error(found.overlap[:, i])
+            error, error_error = mean_and_error(found.test_error[:, i])
             outliers = " ".join(str(int(n)) for n in found.num_outliers[:, i])
             lines.append(
                 f"{strength:<20g}{outliers:<22}"

@@ -43,6 +43,7 @@ def host_shape(leaf):
 
 
 def describe(leaf) -> str:
+    """Dtype and shape of an array, in words that a message or a file can hold."""
     return f"{leaf.dtype}{list(leaf.shape)}"
 
 
@@ -107,6 +108,7 @@ def get(tensors, name, path):
 
 
 def damaged(path, error):
+    """The error of a file that is missing, or does not hold what it must."""
     return ValueError(
         f"`store` file {str(path)!r} must be readable, but is missing or damaged "
         f"({error}). Put it back from a copy, or start again in another folder."

@@ -81,6 +81,8 @@ def train_population(
     (``jax.device_put(params, NamedSharding(mesh, PartitionSpec("runs")))``, so that
     each device holds as many), every device trains its own and states stay where they
     are: the compiled program has no communication. `data` is copied to each device.
+    (Where `runs_at_once` makes runs take turns, their states move between devices after
+    each chunk.)
 
     **Store, interruption, schedules** are those of `train`: one folder holds all runs.
 
@@ -232,7 +234,9 @@ def _runs_in_cache(states, num_runs, places) -> int | None:
     """How many runs CPUs train at once; None, for all, on other devices."""
     leaves = jax.tree.leaves((states.params, states.opt_state, states.model_state))
     device, *_ = jnp.asarray(leaves[0]).devices()
-    if device.platform != "cpu":
+    # States of other processes cannot be moved to where their turn is.
+    alone = all(getattr(leaf, "is_fully_addressable", True) for leaf in leaves)
+    if device.platform != "cpu" or not alone:
         return None
     # Of 64 perceptrons, 5e3 and 5e4 numbers each, 32 and 4 at once were fastest.
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / num_runs
