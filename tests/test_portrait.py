@@ -27,6 +27,7 @@ from jaxtheory.portrait.sections import (
     TRAINING,
     _bounds,
     _landscape,
+    _lifetimes,
     _spectrum,
 )
 
@@ -83,6 +84,7 @@ def small_data():
         patch.setattr(_plan, "_dataset", small)
         patch.setattr(_bounds, "_DRAWS", 20)
         patch.setattr(_landscape, "_POINTS", 5)
+        patch.setattr(_lifetimes, "_DRAWS", 2)
         patch.setattr(_spectrum, "_PROBES", 2)
         patch.setattr(_spectrum, "_ITERATIONS", 16)
         yield
@@ -355,7 +357,8 @@ def cut(history, num_records, *, scale):
     if scale > 1:
         params = jax.tree.map(lambda a: scale * a, history.state.params)
         for leaf in jax.tree.leaves(records):
-            leaf[-1] = np.nan
+            if leaf.dtype.kind == "f":
+                leaf[-1] = np.nan
     trace = jax.tree.map(keep, history.trace)
     trace["loss"][-1] = trace["step_length"][-1] = np.nan
     return history._replace(
@@ -383,7 +386,13 @@ def test_every_section_survives_divergence(
     assert len(figures(page)) == len(SECTIONS)
     assert not re.search("class='mark (agrees|disagrees)'", page)
     lacking = re.findall("nothing to judge here: (.*?) is not finite", page)
-    assert lacking == ["batch sharpness", "the noise scale", "the kernel", "NC1"]
+    assert lacking == [
+        "batch sharpness",
+        "the noise scale",
+        *["the spectrum of the weights"] * (scale > 1),
+        "the kernel",
+        "NC1",
+    ]
     assert f"The path has {num_records - 1} points: too few" in page
     assert not re.search(r"\b(nan|inf)\b", re.sub("base64,[^']*", "", page))
 
@@ -424,14 +433,17 @@ def test_regression_leaves_out_what_needs_classes(diverged):
         "sharpness",
         "spectrum",
         "noise",
+        "tails",
+        "weights",
         "kernel",
         "kernel_evolution",
         "kernel_spectrum",
         "landscape",
         "path",
+        "lifetimes",
     ]
     assert "relative error" in diverged.rows[0].quantity
-    assert len(figures(page_of(diverged))) == 9
+    assert len(figures(page_of(diverged))) == 12
 
 
 def test_without_infinite_width_the_page_says_why(diverged):

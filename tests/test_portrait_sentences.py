@@ -83,6 +83,7 @@ def noise(*scale, batch_size=50, loss=(1.0, 0.1)):
         "loss": list(loss),
         "steps": list(range(len(scale))),
         "noise_scale": list(scale),
+        "standard_error": [0.5] * len(scale),
         "batch_size": batch_size,
         "num_train": 200,
     }

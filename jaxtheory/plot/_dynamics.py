@@ -240,8 +240,8 @@ def noise_scale(
     """Draw the gradient noise scale over training, in examples.
 
     Of batches far below it, more examples a step save steps; far above, they are
-    wasted. An estimate from two batch sizes has two standard errors each way, and where
-    it is undetermined nothing is drawn. On a logarithmic axis.
+    wasted. Two standard errors each way, where there are any; where an estimate from
+    two batch sizes is undetermined nothing is drawn. On a logarithmic axis.
 
     Args:
         steps: Training steps, ``[r]``, in order.
@@ -275,7 +275,8 @@ def noise_scale(
         values, errors = _estimate("scale", found, steps_)
     else:
         values = _along("`scale`", found, steps_)
-        errors = np.zeros_like(values)
+        errors = getattr(scale, "standard_error", np.zeros_like(values))
+        errors = _along("`scale.standard_error`", errors, steps_)
     undetermined = np.asarray(getattr(scale, "undetermined", False), bool)
     drawable = ~undetermined & (values > 0)
     values = np.where(drawable, values, np.nan)

@@ -5,6 +5,7 @@ spectrum `linalg.top_eigenpairs` or `linalg.spectral_density` of it, and its ali
 with the Hessian `curvature.flatness.noise_alignment`.
 """
 
+from jaxtheory.dynamics.noise._projected import projected_noise as projected_noise
 from jaxtheory.dynamics.noise._scale import noise_scale as noise_scale
 from jaxtheory.dynamics.noise._scale import (
     two_batch_noise_scale as two_batch_noise_scale,

@@ -27,11 +27,14 @@ class NoiseScale(NamedTuple):
         gradient_norm_squared: Squared norm of the mean gradient.
         covariance_trace: Trace of the covariance (``1/(n-1)``) of the per-example
             gradients.
+        standard_error: Of `noise_scale`, over draws of ``n`` independent examples: of
+            these it is exact. By each example's influence on it (delta method).
     """
 
     noise_scale: Float[Array, ""]
     gradient_norm_squared: Float[Array, ""]
     covariance_trace: Float[Array, ""]
+    standard_error: Float[Array, ""]
 
 
 class TwoBatchNoiseScale(NamedTuple):
@@ -82,10 +85,11 @@ def noise_scale(
             outside `jit` for chunks that follow the sharding.
 
     Returns:
-        The noise scale, ``|G|^2`` and ``tr Sigma``. Where the mean gradient is zero the
-        noise scale is infinite; where every example's is zero too (or below 1e-19 in
-        float32, whose square is zero) it is NaN, because ``0 / 0`` is undefined. A
-        gradient that is not finite makes all three NaN.
+        The noise scale, ``|G|^2``, ``tr Sigma`` and the standard error. Where the mean
+        gradient is zero the noise scale is infinite; where every example's is zero too
+        (or below 1e-19 in float32, whose square is zero) it is NaN, because ``0 / 0``
+        is undefined; there is no standard error in either case. A gradient that is not
+        finite makes everything NaN.
 
     Raises:
         ValueError: Fewer than two examples, arrays disagree on ``n``, parameters are
@@ -199,22 +203,34 @@ def _noise_scale(apply_fn, loss_fn, params, x, y, batch_size, lanes):
     total = add_up(lambda chunk, w: jax.grad(summed_loss)(params, chunk, w))
     gradient = jax.tree.map(lambda g: g / n, total)
 
+    square = _inner(gradient, gradient)
+
     # A second pass around the mean: the sum of squares minus the square of the sum
     # loses every digit where the noise is small against the gradient.
-    def squared_deviations(chunk, weights):
-        distance = lambda example: _squared_distance(one_gradient(example), gradient)
-        squares = jax.vmap(distance)(chunk)
-        return jnp.sum(weights.astype(squares.dtype) * squares)
+    def deviations(chunk, weights):
+        def one(example):
+            noise = jax.tree.map(jnp.subtract, one_gradient(example), gradient)
+            return _inner(noise, noise), _inner(noise, gradient) / square
 
-    trace = add_up(squared_deviations) / (n - 1)
-    square = _squared_distance(gradient, jax.tree.map(jnp.zeros_like, gradient))
-    return NoiseScale(trace / square, square, trace)
+        size, along = jax.vmap(one)(chunk)
+        share = size / square
+        terms = (size, share**2, share * along, along**2)
+        return [jnp.sum(weights.astype(term.dtype) * term) for term in terms]
+
+    size, squared, mixed, along = add_up(deviations)
+    trace = size / (n - 1)
+    ratio = trace / square
+    # Example i moves the ratio by share_i - mean(share) - 2 ratio along_i, over n.
+    centred = squared - (size / square) ** 2 / n
+    total = centred - 4 * ratio * mixed + 4 * ratio**2 * along
+    error = jnp.sqrt(jnp.maximum(total, 0) / (n - 1) / n)
+    return NoiseScale(ratio, square, trace, error)
 
 
-def _squared_distance(a, b):
-    """Squared Euclidean distance between two pytrees."""
-    squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), a, b)
-    return jax.tree.reduce(jnp.add, squares)
+def _inner(a, b):
+    """Inner product of two pytrees."""
+    products = jax.tree.map(lambda a, b: jnp.sum(a * b), a, b)
+    return jax.tree.reduce(jnp.add, products)
 
 
 def _mean(samples):

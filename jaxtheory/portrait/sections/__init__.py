@@ -10,19 +10,24 @@ from jaxtheory.portrait.sections._kernel import SECTION as KERNEL
 from jaxtheory.portrait.sections._kernel_evolution import SECTION as KERNEL_EVOLUTION
 from jaxtheory.portrait.sections._kernel_spectrum import SECTION as KERNEL_SPECTRUM
 from jaxtheory.portrait.sections._landscape import SECTION as LANDSCAPE
+from jaxtheory.portrait.sections._lifetimes import SECTION as LIFETIMES
 from jaxtheory.portrait.sections._noise import SECTION as NOISE
 from jaxtheory.portrait.sections._path import SECTION as PATH
 from jaxtheory.portrait.sections._separation import SECTION as SEPARATION
 from jaxtheory.portrait.sections._sharpness import SECTION as SHARPNESS
 from jaxtheory.portrait.sections._simplex_plane import SECTION as SIMPLEX_PLANE
 from jaxtheory.portrait.sections._spectrum import SECTION as SPECTRUM
+from jaxtheory.portrait.sections._tails import SECTION as TAILS
 from jaxtheory.portrait.sections._training import SECTION as TRAINING
+from jaxtheory.portrait.sections._weights import SECTION as WEIGHTS
 
 SECTIONS = (
     TRAINING,
     SHARPNESS,
     SPECTRUM,
     NOISE,
+    TAILS,
+    WEIGHTS,
     KERNEL,
     KERNEL_EVOLUTION,
     KERNEL_SPECTRUM,
@@ -32,5 +37,6 @@ SECTIONS = (
     SEPARATION,
     LANDSCAPE,
     PATH,
+    LIFETIMES,
     BOUNDS,
 )

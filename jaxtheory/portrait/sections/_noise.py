@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from jaxtheory import dynamics
-from jaxtheory.plot import ACCENT, THEORY
+from jaxtheory import Estimate, dynamics, plot
 from jaxtheory.portrait._numbers import compact, only
 from jaxtheory.portrait._section import (
     Finding,
@@ -43,6 +42,7 @@ def read(plan, history):
     return {
         "steps": [int(step) for step in history.steps],
         "noise_scale": only(values.noise_scale),
+        "standard_error": only(values.standard_error),
         "gradient_norm_squared": only(values.gradient_norm_squared),
         "covariance_trace": only(values.covariance_trace),
         "batch_size": plan.config.batch_size or n,
@@ -52,14 +52,10 @@ def read(plan, history):
 
 
 def draw(numbers, ax):
-    """Noise scale over training beside the batch size."""
-    ax.plot(numbers["steps"], numbers["noise_scale"], color=ACCENT, label="noise scale")
-    label = f"batch size {numbers['batch_size']:,}"
-    ax.axhline(numbers["batch_size"], ls="--", color=THEORY, label=label)
-    ax.set_yscale("log")
-    ax.set_xlabel("step")
-    ax.set_ylabel("examples")
-    ax.legend()
+    """Noise scale over training, with two standard errors, beside the batch size."""
+    pair = (np.asarray(numbers[name]) for name in ("noise_scale", "standard_error"))
+    scale = Estimate(*pair, numbers["num_train"])
+    plot.noise_scale(numbers["steps"], scale, batch_size=numbers["batch_size"], ax=ax)
 
 
 def findings(numbers):
@@ -70,10 +66,11 @@ def findings(numbers):
         return [lacking(why)]
     scale = scale[np.isfinite(scale)]
     start, end = scale[0], scale[-1]
+    error = f" (standard error {compact(numbers['standard_error'][-1])})"
     text = (
         "Theory expects the noise scale tr Σ / |G|² to grow as the loss falls; it went "
-        f"from {compact(start)} to {compact(end)} examples while the loss went from "
-        f"{compact(numbers['loss'][0])} to {compact(numbers['loss'][-1])}."
+        f"from {compact(start)} to {compact(end)} examples{error} while the loss went "
+        f"from {compact(numbers['loss'][0])} to {compact(numbers['loss'][-1])}."
     )
     first = Finding(text, "measured")
     if numbers["loss"][-1] < numbers["loss"][0] / _CLEARLY:
