@@ -17,7 +17,13 @@ from jaxtheory.batching import (
     check_number,
     check_params,
 )
-from jaxtheory.dynamics.inference._interval import Interval, check_prediction, quantile
+from jaxtheory.dynamics.inference._interval import (
+    Interval,
+    check_known,
+    check_prediction,
+    column_norms,
+    quantile,
+)
 
 
 def batch_means(
@@ -96,6 +102,7 @@ def batch_means(
     check_params(iterates, "iterates")
     num = check_examples(iterates=iterates)
     num_batches = check_count(at_least=2, num_batches=num_batches)
+    check_known("power", power)
     check_number("power", power, lambda a: 0 <= a < 1, "in [0, 1)")
     ends = _ends(num, num_batches, float(power))
     if min(np.diff(ends)) < 1 or ends[0] < 1:
@@ -122,7 +129,7 @@ def _ends(num, num_batches, power):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _intervals(predict, ends, iterates, points):
     lengths = np.diff(ends)
-    wide = lambda a: jnp.asarray(a).astype(jnp.promote_types(a.dtype, jnp.float32))
+    wide = lambda a: jnp.asarray(a, jnp.promote_types(jnp.result_type(a), jnp.float32))
 
     def average(leaf):
         pairs = itertools.pairwise(ends)
@@ -138,6 +145,6 @@ def _intervals(predict, ends, iterates, points):
     value = wide(predict(same(jax.tree.map(weighted, means)), points))
     roots = jnp.asarray(np.sqrt(lengths / lengths.sum()), parts.dtype)
     deviations = (parts - value[None]).reshape(len(lengths), -1) * roots[:, None]
-    error = jnp.linalg.norm(deviations, axis=0) / np.sqrt(len(lengths) - 1)
+    error = column_norms(deviations) / np.sqrt(len(lengths) - 1)
     bad = ~jnp.all(jnp.isfinite(parts.reshape(len(lengths), -1)), axis=1)
     return value, error.reshape(value.shape), parts, jnp.sum(bad)

@@ -18,7 +18,12 @@ from jaxtheory.batching import (
     check_number,
     check_params,
 )
-from jaxtheory.dynamics.inference._interval import Interval, check_prediction, quantile
+from jaxtheory.dynamics.inference._interval import (
+    Interval,
+    check_prediction,
+    column_norms,
+    quantile,
+)
 from jaxtheory.dynamics.inference._tree import make_tree
 
 # Streams of the one key: the order of the examples, and what the objective draws.
@@ -167,7 +172,7 @@ def _segments(objective, params, data, chosen, done, rate, key):
     loss = functools.partial(_loss, objective)
 
     def step(carry, both):
-        params, total = carry
+        params, total, excess = carry
         rows, index = both
         batch = jax.tree.map(lambda a: jnp.asarray(a)[rows], data)
         noise = jax.random.fold_in(key, done + index)
@@ -175,11 +180,16 @@ def _segments(objective, params, data, chosen, done, rate, key):
         grads = jax.vmap(jax.grad(loss))(params, batch, noises)
         move = lambda w, g: (w - rate(done + index) * g).astype(w.dtype)
         params = jax.tree.map(move, params, grads)
-        return (params, jax.tree.map(jnp.add, total, params)), None
+        # Compensated (Kahan): a plain sum of 1e5 steps in float32 is off by more than
+        # the standard error of their mean.
+        new = jax.tree.map(jnp.subtract, params, excess)
+        after = jax.tree.map(jnp.add, total, new)
+        excess = jax.tree.map(lambda s, t, a: (s - t) - a, after, total, new)
+        return (params, after, excess), None
 
     first = jax.tree.map(lambda a: a[0], params)
-    start = params, _zeros(first, width)
-    (params, total), _ = jax.lax.scan(step, start, (chosen, jnp.arange(length)))
+    start = params, _zeros(first, width), _zeros(first, width)
+    (params, total, _), _ = jax.lax.scan(step, start, (chosen, jnp.arange(length)))
     return params, jax.tree.map(lambda a: a / length, total)
 
 
@@ -218,6 +228,6 @@ def _interval(predictions, tree):
     # The root of the inverse: a sum of squares is never negative.
     whiten = np.linalg.inv(np.linalg.cholesky(covariance / unit))
     whitened = jnp.matmul(jnp.asarray(whiten, wide), deviations, precision="highest")
-    error = jnp.linalg.norm(whitened, axis=0) / np.sqrt(num - 1)
+    error = column_norms(whitened) / np.sqrt(num - 1)
     bad = ~jnp.all(jnp.isfinite(parts.reshape(num, -1)), axis=1)
     return value, error.reshape(value.shape), parts, jnp.sum(bad)

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jaxtheory.batching import check_number
@@ -47,8 +48,40 @@ def quantile(confidence: Any, degrees_of_freedom: int) -> float:
     """
     from scipy.special import stdtrit
 
+    check_known("confidence", confidence)
     check_number("confidence", confidence, lambda c: 0 < c < 1, "in (0, 1)")
     return float(stdtrit(degrees_of_freedom, 0.5 + float(confidence) / 2))
+
+
+def check_known(name: str, value: Any) -> None:
+    """Raise if a number that shapes the program is traced.
+
+    Args:
+        name: What an error message calls it.
+        value: What was given.
+
+    Raises:
+        ValueError: It is traced.
+    """
+    if isinstance(value, Tracer):
+        raise ValueError(
+            f"`{name}` must be a number of Python, but is traced. Make it static "
+            "(`jax.jit(..., static_argnames=...)`)."
+        )
+
+
+def column_norms(rows: Float[Array, "s m"]) -> Float[Array, " m"]:
+    """Euclidean norms of the columns, whose squares stay in range.
+
+    Args:
+        rows: What a standard error is made of.
+
+    Returns:
+        The norm of each column.
+    """
+    scale = jnp.max(jnp.abs(rows), axis=0)
+    safe = jnp.where(scale > 0, scale, 1)
+    return scale * jnp.linalg.norm(rows / safe[None], axis=0)
 
 
 def check_prediction(shape: Any) -> None:
