@@ -8,6 +8,7 @@ from jaxtheory.batching._checks import check_key as check_key
 from jaxtheory.batching._checks import check_number as check_number
 from jaxtheory.batching._checks import check_pair as check_pair
 from jaxtheory.batching._checks import check_params as check_params
+from jaxtheory.batching._checks import check_word as check_word
 from jaxtheory.batching._loops import map_examples as map_examples
 from jaxtheory.batching._loops import num_shards as num_shards
 from jaxtheory.batching._loops import sum_examples as sum_examples

@@ -1,7 +1,7 @@
 """Checks of arguments that many functions share; messages name the argument."""
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -163,6 +163,22 @@ def check_number(
         return
     was = f"an array of shape {shape}" if shape else f"{value!r}"
     raise ValueError(f"`{name}` must be {must}, but was {was}.")
+
+
+def check_word(name: str, word: Any, words: Iterable[str]) -> None:
+    """Raise unless an option is one of its words.
+
+    Args:
+        name: What an error message calls it.
+        word: What the user passed.
+        words: What it can be.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if not isinstance(word, str) or word not in words:
+        known = ", ".join(f"'{one}'" for one in words)
+        raise ValueError(f"`{name}` must be one of {known}, but was {word!r}.")
 
 
 def check_key(key: Any, name: str = "key") -> None:

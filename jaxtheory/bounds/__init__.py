@@ -9,4 +9,9 @@ from jaxtheory.bounds._gibbs import zero_one_error as zero_one_error
 from jaxtheory.bounds._holdout import holdout as holdout
 from jaxtheory.bounds._kl import kl_inverse as kl_inverse
 from jaxtheory.bounds._margin import linear_margin as linear_margin
-from jaxtheory.bounds._pac_bayes import pac_bayes_kl as pac_bayes_kl
+from jaxtheory.bounds._pac_bayes import pac_bayes as pac_bayes
+from jaxtheory.bounds._posterior import GaussianPosterior as GaussianPosterior
+from jaxtheory.bounds._posterior import bounded_cross_entropy as bounded_cross_entropy
+from jaxtheory.bounds._posterior import init_posterior as init_posterior
+from jaxtheory.bounds._posterior import pac_bayes_objective as pac_bayes_objective
+from jaxtheory.bounds._trajectory_finite_set import finite_set as finite_set

@@ -8,7 +8,12 @@ from jaxtyping import ArrayLike, Real
 
 from jaxtheory import batching
 from jaxtheory._types import ApplyFn, Bound, KeyArray, LossFn, Params
-from jaxtheory.bounds._gaussian_kl import check_scales, gaussian_kl, squared_distance
+from jaxtheory.bounds._gaussian_kl import (
+    anisotropy,
+    check_scales,
+    gaussian_kl,
+    squared_distance,
+)
 from jaxtheory.bounds._gibbs import gibbs_risk, zero_one_error
 from jaxtheory.bounds._ledger import (
     BY_CONSTRUCTION,
@@ -41,6 +46,7 @@ def gaussian_pac_bayes(
     y: Any,
     *,
     posterior_scales: float | Sequence[float] | Real[ArrayLike, "..."],
+    posterior_spread: Params | None = None,
     prior_scales: float | Sequence[float] | Real[ArrayLike, "..."] | None = None,
     num_samples: int,
     delta: float,
@@ -51,9 +57,10 @@ def gaussian_pac_bayes(
 ) -> Bound:
     r"""Certify the risk of a network whose weights carry Gaussian noise.
 
-    Posterior ``N(params, s^2 I)``, prior ``N(prior_params, t^2 I)``, both over all
-    ``p`` parameters. The bound is on the Gibbs risk: the mean loss of weights drawn
-    from the posterior anew for each example (not that of `params` themselves).
+    Posterior ``N(params, s^2 I)``, or one standard deviation a parameter (see
+    `posterior_spread`); prior ``N(prior_params, t^2 I)``; both over all ``p``
+    parameters. The bound is on the Gibbs risk: the mean loss of weights drawn from the
+    posterior anew for each example (not that of `params` themselves).
 
     1. The empirical Gibbs risk is a mean ``r`` over ``m = num_samples`` weight draws,
        each evaluated on all ``n`` examples. With probability ``1 - delta / 2`` it is at
@@ -78,6 +85,10 @@ def gaussian_pac_bayes(
         y: Targets ``[n, ...]``: integer labels ``[n]`` for the default loss.
         posterior_scales: One or several ``s > 0``, rounded to float32. They may depend
             on the data, not on draws made with `key`.
+        posterior_spread: A pytree like `params` of relative standard deviations, which
+            `posterior_scales` multiply: the posterior is ``N(params, diag((s
+            spread_i)^2))``, such as `pac_bayes_objective` trains, and the KL is that of
+            this Gaussian. They may depend on the data. None takes ones.
         prior_scales: One or several ``t > 0``, fixed before the data were seen. None
             takes 1,001 from 1e-4 to 10, evenly spaced in the logarithm.
         num_samples: Weight draws ``m`` for each posterior scale. The bound cannot fall
@@ -131,6 +142,7 @@ def gaussian_pac_bayes(
     """
     batching.check_key(key)
     check_concrete(params=params, prior_params=prior_params, x=x, y=y, key=key)
+    check_concrete(posterior_spread=posterior_spread)
     delta = check_delta(delta)
     num_examples, num_samples = _check_sizes(x, y, num_samples)
     posterior = check_scales(posterior_scales=posterior_scales)
@@ -139,7 +151,10 @@ def gaussian_pac_bayes(
         prior = check_scales(prior_scales=prior_scales)
     batching.check_params(params)
     distance, num_params = squared_distance(params, prior_params)
-    kls = gaussian_kl(distance, num_params, posterior[:, None], prior)
+    sizes, excess = posterior, np.zeros_like(posterior)
+    if posterior_spread is not None:
+        sizes, excess = anisotropy(posterior_spread, params, posterior)
+    kls = gaussian_kl(distance, num_params, sizes[:, None], prior) + excess[:, None]
     risks = gibbs_risk(
         apply_fn,
         loss_fn,
@@ -150,11 +165,12 @@ def gaussian_pac_bayes(
         num_samples=num_samples,
         key=key,
         batch_size=batch_size,
+        spread=posterior_spread,
     )
     return _smallest_bound(
         risks,
         np.min(kls, axis=1),
-        scales=np.stack([posterior, prior[np.argmin(kls, axis=1)]], axis=1),
+        scales=np.stack([sizes, prior[np.argmin(kls, axis=1)]], axis=1),
         num_priors=len(prior),
         num_examples=num_examples,
         num_samples=num_samples,

@@ -45,6 +45,53 @@ def gaussian_kl(
     return np.asarray(exact * (1 + 64 * np.finfo(np.float64).eps))
 
 
+def anisotropy(
+    spread: Params, params: Params, scales: Float[np.ndarray, " s"]
+) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, " s"]]:
+    r"""What standard deviations ``scale * spread_i`` cost beyond those of one size.
+
+    ``KL(N(w, diag(s_i^2)) || N(w0, t^2 I))`` is that of the isotropic posterior with
+    the same trace of the covariance, plus ``1/2 (p ln mean(s_i^2) - sum ln s_i^2)``,
+    which is not negative and does not depend on ``t``. Products are rounded to float32,
+    as the draws are made.
+
+    Args:
+        spread: Pytree like `params` of relative standard deviations.
+        params: Parameter pytree.
+        scales: What multiplies all of them.
+
+    Returns:
+        For each scale the root of the mean square, and the excess in nats, rounded up.
+
+    Raises:
+        ValueError: Structures or shapes differ, or a product is not positive and finite
+            in float32; names the leaf.
+    """
+    check_same_structure(params, spread, "posterior_spread")
+    num = sum(np.size(leaf) for leaf in jax.tree.leaves(spread))
+    squares, logarithms, size = (np.zeros(len(scales)) for _ in range(3))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(spread):
+        values = np.asarray(leaf, np.float32)
+        for index, scale in enumerate(scales):
+            with np.errstate(over="ignore", under="ignore"):
+                product = np.float64(np.float32(scale) * values)
+            if not np.all((product > 0) & np.isfinite(product)):
+                raise ValueError(
+                    f"`posterior_spread{jax.tree_util.keystr(path)}` must be positive "
+                    "and finite (in float32, also after multiplication with "
+                    f"`posterior_scales`), but times {scale:.3g} it ranges from "
+                    f"{product.min():.3g} to {product.max():.3g}."
+                )
+            logarithm = 2 * np.log(product)
+            squares[index] += np.sum(product**2)
+            logarithms[index] += np.sum(logarithm)
+            size[index] += np.sum(np.abs(logarithm))
+    mean = squares / num
+    excess = (num * np.log(mean) - logarithms) / 2
+    slack = 64 * np.finfo(np.float64).eps * (size + num)
+    return np.sqrt(mean), np.maximum(excess, 0) + slack
+
+
 def squared_distance(params: Params, prior_params: Params) -> tuple[float, int]:
     """``|params - prior_params|^2`` and the number of parameters.
 
@@ -60,7 +107,7 @@ def squared_distance(params: Params, prior_params: Params) -> tuple[float, int]:
     Raises:
         ValueError: Structures or shapes differ, or a leaf is not finite; names it.
     """
-    _check_same_structure(params, prior_params)
+    check_same_structure(params, prior_params, "prior_params")
     total, size = 0.0, 0
     ours = jax.tree_util.tree_leaves_with_path(params)
     theirs = jax.tree.leaves(prior_params)
@@ -78,24 +125,24 @@ def squared_distance(params: Params, prior_params: Params) -> tuple[float, int]:
     return total, size
 
 
-def _check_same_structure(params, prior_params):
-    """Raise, naming the leaf, unless the two trees have the same leaves."""
+def check_same_structure(params: Params, other: Params, name: str) -> None:
+    """Raise, naming the leaf of `other`, unless the two trees have the same leaves."""
     shapes = lambda tree: {
         jax.tree_util.keystr(path): np.shape(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-    ours, theirs = shapes(params), shapes(prior_params)
-    for name in [*ours, *theirs]:
-        if ours.get(name) != theirs.get(name):
+    ours, theirs = shapes(params), shapes(other)
+    for leaf in [*ours, *theirs]:
+        if ours.get(leaf) != theirs.get(leaf):
             raise ValueError(
-                "`prior_params` must have the structure and shapes of `params`, but "
-                f"`prior_params{name}` {_shape(theirs, name)} and `params{name}` "
-                f"{_shape(ours, name)}."
+                f"`{name}` must have the structure and shapes of `params`, but "
+                f"`{name}{leaf}` {_shape(theirs, leaf)} and `params{leaf}` "
+                f"{_shape(ours, leaf)}."
             )
-    if jax.tree.structure(params) != jax.tree.structure(prior_params):
+    if jax.tree.structure(params) != jax.tree.structure(other):
         raise ValueError(
-            "`prior_params` must have the structure of `params`, but has "
-            f"{jax.tree.structure(prior_params)} against "
+            f"`{name}` must have the structure of `params`, but has "
+            f"{jax.tree.structure(other)} against "
             f"{jax.tree.structure(params)}. Use the same containers for both."
         )
 

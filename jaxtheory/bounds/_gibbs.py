@@ -65,6 +65,7 @@ def gibbs_risk(
     num_samples: int,
     key: KeyArray,
     batch_size: int | None,
+    spread: Params | None = None,
 ) -> Float[np.ndarray, " s"]:
     """Monte-Carlo means of the empirical risk under ``N(params, scale^2 I)``.
 
@@ -82,6 +83,7 @@ def gibbs_risk(
         num_samples: Draws for each scale.
         key: Random key.
         batch_size: Examples per chunk; None takes all at once.
+        spread: What multiplies the scale, a pytree like `params`; None for ones.
 
     Returns:
         The mean over draws for each scale, in float64, rounded up where the sum over
@@ -101,6 +103,7 @@ def gibbs_risk(
         params,
         (x, y),
         scales,
+        spread,
         key,
         num_samples=num_samples,
         batch_size=batch_size,
@@ -154,12 +157,22 @@ def _check_labels(y, outputs):
     static_argnames=("apply_fn", "loss_fn", "num_samples", "batch_size", "lanes"),
 )
 def _summed_losses(
-    apply_fn, loss_fn, params, data, scales, key, *, num_samples, batch_size, lanes
+    apply_fn,
+    loss_fn,
+    params,
+    data,
+    scales,
+    spread,
+    key,
+    *,
+    num_samples,
+    batch_size,
+    lanes,
 ):
     """Losses summed over examples, for each scale and draw: `[s, num_samples]`."""
 
     def draw(scale, index):
-        drawn = _perturb(params, scale, jax.random.fold_in(key, index))
+        drawn = _perturb(params, scale, spread, jax.random.fold_in(key, index))
 
         def total(chunk, weights):
             x, y = chunk
@@ -176,7 +189,7 @@ def _summed_losses(
     return jax.lax.map(at_scale, jnp.asarray(scales, float))
 
 
-def _perturb(params, scale, key):
+def _perturb(params, scale, spread, key):
     """One draw of ``N(params, scale^2 I)``, rounded to each leaf's dtype.
 
     Noise is made in at least float32. Rounding is the same map for every Gaussian, so
@@ -184,11 +197,15 @@ def _perturb(params, scale, key):
     """
     leaves, treedef = jax.tree.flatten(params)
 
-    def perturb(leaf, key):
+    def perturb(leaf, key, *relative):
         leaf = jnp.asarray(leaf)
         wide = jnp.promote_types(leaf.dtype, jnp.float32)
         noise = jax.random.normal(key, leaf.shape, wide)
-        return (leaf + scale.astype(wide) * noise).astype(leaf.dtype)
+        deviation = scale.astype(wide)
+        for factor in relative:
+            deviation = (scale.astype(jnp.float32) * factor).astype(wide)
+        return (leaf + deviation * noise).astype(leaf.dtype)
 
     keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(treedef, [*map(perturb, leaves, keys)])
+    relative = [] if spread is None else [jax.tree.leaves(spread)]
+    return jax.tree.unflatten(treedef, [*map(perturb, leaves, keys, *relative)])

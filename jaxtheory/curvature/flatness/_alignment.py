@@ -9,11 +9,14 @@ import optax
 from jaxtyping import Array, Num, PyTree
 
 from jaxtheory._types import ApplyFn, Estimate, KeyArray, LossFn, Params
-from jaxtheory.batching import check_count, check_key
+from jaxtheory.batching import (
+    check_count,
+    check_key,
+    check_word,
+)
 from jaxtheory.curvature._gradient_covariance import gradient_covariance
 from jaxtheory.curvature._operators import ggn, hessian
 from jaxtheory.curvature.flatness._common import (
-    check_word,
     dot,
     largest,
     norm,

@@ -8,12 +8,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Num, PyTree, Real
 
 from jaxtheory._types import ApplyFn, Estimate, KeyArray, LossFn, Params
-from jaxtheory.batching import check_count, check_key, check_number
+from jaxtheory.batching import (
+    check_count,
+    check_key,
+    check_number,
+    check_word,
+)
 from jaxtheory.curvature.flatness._common import (
     MeanLoss,
     axpy,
     check_positive,
-    check_word,
     evaluate,
     gaussian,
     largest,

@@ -70,13 +70,6 @@ def check_positive(name: str, value: Any) -> None:
     check_number(name, value, lambda v: 0 < v < jnp.inf, "positive and finite")
 
 
-def check_word(name: str, value: Any, words: tuple[str, ...]) -> None:
-    """Raise unless an option is one of its words."""
-    if value not in words:
-        listed = ", ".join(repr(word) for word in words)
-        raise ValueError(f"`{name}` must be one of {listed}, but was {value!r}.")
-
-
 def mean_estimate(samples: Array) -> Estimate:
     """Mean of independent samples and its standard error."""
     error = jnp.std(samples, ddof=1) / jnp.sqrt(samples.shape[0])

@@ -9,12 +9,12 @@ from jaxtyping import Array, ArrayLike, Float, Num, PyTree, Real
 
 from jaxtheory import linalg
 from jaxtheory._types import ApplyFn, Estimate, KeyArray, LossFn, Params
+from jaxtheory.batching import check_word
 from jaxtheory.curvature._fisher import empirical_fisher
 from jaxtheory.curvature._operators import ggn, hessian
 from jaxtheory.curvature.flatness._common import (
     MeanLoss,
     check_positive,
-    check_word,
     dot,
     prepare,
 )

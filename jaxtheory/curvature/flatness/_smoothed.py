@@ -8,11 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Num, PyTree, Real
 
 from jaxtheory._types import ApplyFn, Estimate, KeyArray, LossFn, Params
-from jaxtheory.batching import check_count, check_key
+from jaxtheory.batching import (
+    check_count,
+    check_key,
+    check_word,
+)
 from jaxtheory.curvature.flatness._common import (
     axpy,
     check_positive,
-    check_word,
     gaussian,
     mean_estimate,
     norm,

@@ -9,12 +9,15 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxtheory._types import Estimate, KeyArray
-from jaxtheory.batching import check_count, check_key
+from jaxtheory.batching import (
+    check_count,
+    check_key,
+    check_word,
+)
 from jaxtheory.dynamics.tails._lengths import (
     SIZES,
     Size,
     as_data,
-    check_word,
     count_nonfinite,
     log_sizes,
     num_sizes,

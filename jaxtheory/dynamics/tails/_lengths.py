@@ -37,13 +37,6 @@ def as_data(x: Any, *, at_least: int, what: str) -> Float[Array, "..."]:
     return jnp.asarray(x, jnp.result_type(dtype, jnp.float32))
 
 
-def check_word(name: str, word: Any, words: tuple[str, ...]) -> None:
-    """Raise unless `word` is one of `words`."""
-    if not isinstance(word, str) or word not in words:
-        known = ", ".join(f"'{one}'" for one in words)
-        raise ValueError(f"`{name}` must be one of {known}, but was {word!r}.")
-
-
 def log_norms(x: Float[Array, "... d"]) -> Float[Array, "..."]:
     """Compute the logarithm of the norm of each row, where squares would overflow."""
     largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)

@@ -9,14 +9,17 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from scipy.stats import gamma
 
-from jaxtheory.batching import check_count, check_number
+from jaxtheory.batching import (
+    check_count,
+    check_number,
+    check_word,
+)
 from jaxtheory.dynamics.tails._lengths import (
     SIZES,
     TAIL_CENTRES,
     Size,
     TailCentre,
     as_data,
-    check_word,
     count_nonfinite,
     log_sizes,
     num_sizes,

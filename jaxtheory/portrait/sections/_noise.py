@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from jaxtheory import Estimate, dynamics, plot
+from jaxtheory import dynamics, plot
+from jaxtheory._types import Estimate
 from jaxtheory.portrait._numbers import compact, only
 from jaxtheory.portrait._section import (
     Finding,

@@ -5,7 +5,8 @@ from math import isfinite
 import jax
 import numpy as np
 
-from jaxtheory import Estimate, dynamics, plot
+from jaxtheory import dynamics, plot
+from jaxtheory._types import Estimate
 from jaxtheory.dynamics import tails
 from jaxtheory.portrait._numbers import compact, only
 from jaxtheory.portrait._section import (
