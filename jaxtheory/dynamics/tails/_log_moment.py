@@ -9,10 +9,13 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jaxtheory._types import KeyArray
-from jaxtheory.batching import check_count, check_key
+from jaxtheory.batching import (
+    check_count,
+    check_key,
+    check_word,
+)
 from jaxtheory.dynamics.tails._lengths import (
     as_data,
-    check_word,
     count_nonfinite,
     log_norms,
 )
