@@ -96,7 +96,6 @@ def bounded_cross_entropy(
 
 def pac_bayes_objective(
     apply_fn: ApplyFn,
-    prior_params: Params,
     *,
     prior_scale: float,
     num_examples: int,
@@ -113,14 +112,16 @@ def pac_bayes_objective(
     ``N(params, diag(exp(2 log_scale)))`` to the prior ``N(prior_params, t^2 I)``, in
     closed form. What is trained are both means and standard deviations.
 
+    The prior's centre is the model state, which training passes through: one compiled
+    program serves all priors, and a population may have one each. It must be fixed
+    before the examples were seen that the bound counts.
+
     It trains only: the number it returns is no bound (one draw, one batch).
     `gaussian_pac_bayes` certifies what came out, with `GaussianPosterior.spread` as its
     `posterior_spread` and this prior.
 
     Args:
         apply_fn: Model.
-        prior_params: Centre of the prior, a parameter pytree, fixed before the examples
-            were seen that the bound counts.
         prior_scale: Standard deviation ``t`` of the prior.
         num_examples: Number ``n`` of examples that the bound will count. With a prior
             trained on a part of the data: those left, though the posterior may be
@@ -129,12 +130,14 @@ def pac_bayes_objective(
         loss_fn: Differentiable loss in [0, 1].
 
     Returns:
-        ``objective(posterior, model_state, batch, key) -> (scalar, model_state)`` for
-        `dynamics.train`; its parameters are a `GaussianPosterior`.
+        ``objective(posterior, prior_params, batch, key) -> (scalar, prior_params)`` for
+        `dynamics.train`. Its state is ``dynamics.init(optimizer,
+        init_posterior(prior_params, scale=...), model_state=prior_params)``. Equal
+        functions and numbers give equal objectives.
 
     Raises:
         ValueError: An argument is out of its range; when called, the posterior does not
-            have the structure of `prior_params`.
+            have the structure of the prior.
 
     Memory:
         A draw of the weights, and its gradient.
@@ -144,11 +147,11 @@ def pac_bayes_objective(
         >>> from jaxtheory import bounds
         >>> prior = jnp.zeros((3, 2))
         >>> objective = bounds.pac_bayes_objective(
-        ...     lambda w, x: x @ w, prior, prior_scale=0.1, num_examples=100
+        ...     lambda w, x: x @ w, prior_scale=0.1, num_examples=100
         ... )
         >>> posterior = bounds.init_posterior(prior, scale=0.1)
         >>> batch = jnp.ones((4, 3)), jnp.zeros(4, int)
-        >>> value, _ = objective(posterior, (), batch, jax.random.key(0))
+        >>> value, _ = objective(posterior, prior, batch, jax.random.key(0))
         >>> 0.1 < float(value) < 0.5  # ln 2 / ln 1e4, and what n = 100 costs
         True
 
@@ -158,21 +161,11 @@ def pac_bayes_objective(
     """
     check_function("apply_fn", apply_fn)
     check_function("loss_fn", loss_fn)
-    check_params(prior_params, "prior_params")
     positive = lambda scale: 0 < scale < np.inf
     check_number("prior_scale", prior_scale, positive, "positive and finite")
     n = check_count(at_least=2, num_examples=num_examples)
     confidence = np.log(2 * np.sqrt(n) / check_delta(delta))
-    return _PacBayes(
-        apply_fn, loss_fn, _Held(prior_params), float(prior_scale), n, float(confidence)
-    )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Held:
-    """A pytree that compares by identity, so that what holds it can be hashed."""
-
-    tree: PyTree
+    return _PacBayes(apply_fn, loss_fn, float(prior_scale), n, float(confidence))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +174,6 @@ class _PacBayes:
 
     apply_fn: ApplyFn
     loss_fn: LossFn
-    prior: _Held
     prior_scale: float
     num_examples: int
     confidence: float
@@ -189,17 +181,17 @@ class _PacBayes:
     def __call__(
         self,
         posterior: GaussianPosterior,
-        model_state: PyTree,
+        prior_params: Params,
         batch: PyTree,
         key: KeyArray,
-    ) -> tuple[Float[Array, ""], PyTree]:
-        check_same_structure(self.prior.tree, posterior.params, "posterior.params")
+    ) -> tuple[Float[Array, ""], Params]:
+        check_same_structure(posterior.params, prior_params, "model_state")
         x, y, n = check_pair(batch)
         outputs = self.apply_fn(_draw(posterior, key), x)
         risk = jnp.mean(example_losses(self.loss_fn, outputs, y, n))
-        kl = _kl(posterior, self.prior.tree, self.prior_scale)
+        kl = _kl(posterior, prior_params, self.prior_scale)
         half = (kl + self.confidence) / self.num_examples / 2
-        return (jnp.sqrt(risk + half) + jnp.sqrt(half)) ** 2, model_state
+        return (jnp.sqrt(risk + half) + jnp.sqrt(half)) ** 2, prior_params
 
 
 def _draw(posterior, key):
