@@ -103,6 +103,25 @@ def test_depth_completes_a_matrix_of_low_rank(x64):
     assert errors[3] < 0.8 * errors[2] < 0.6 * errors[1]
 
 
+@pytest.mark.parametrize("unit", [1e-15, 1e15])
+def test_layers_whose_products_leave_single_precision(unit):
+    small = [np.float32(unit) * np.array(w) for w in ([[3.0, 0.0]], [[2.0], [0.0]])]
+    balance = implicit.balancedness(small)
+    np.testing.assert_allclose(balance.relative, [5 / 9], rtol=1e-6)
+    np.testing.assert_allclose(balance.norms, [5 * unit**2], rtol=1e-6)
+
+    rank = implicit.product_rank([np.float32(unit) * np.diag([2.0, 1.0])] * 3)
+    np.testing.assert_allclose(rank.stable_rank, 1 + 1 / 64, rtol=1e-6)
+    share = np.array([8, 1]) / 9
+    expected = np.exp(-np.sum(share * np.log(share)))
+    np.testing.assert_allclose(rank.effective_rank, expected, rtol=1e-6)
+
+
+def test_layers_that_are_not_finite_are_not_balanced():
+    layers = [np.full((2, 2), np.nan, "f4"), np.eye(2, dtype="f4")]
+    assert np.isnan(implicit.balancedness(layers).relative).all()
+
+
 @pytest.mark.parametrize(
     ("weights", "match"),
     [

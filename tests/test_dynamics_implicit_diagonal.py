@@ -154,6 +154,13 @@ def test_second_derivative_is_that_of_differences(x64):
         np.testing.assert_allclose(slope(-z), -slope(z), rtol=1e-12)
 
 
+def test_penalty_of_numbers_far_above_the_unit():
+    # In units of scale^2 the penalty itself is not a number of single precision.
+    got = implicit.diagonal_network_penalty(np.array([10.0], "f4"), scale=1e-18)
+    expected = 10 * (np.arcsinh(5e36) - 1)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
 def test_network_is_a_model_and_compiled_by_depth():
     assert implicit.diagonal_network(depth=3) is implicit.diagonal_network(depth=3)
     network = implicit.diagonal_network(depth=3)
@@ -187,6 +194,8 @@ def test_bad_networks(user_land):
         (np.ones(2, int), {"scale": 1.0}, "`coefficients` must .* int64"),
         (np.ones(2), {"scale": -1.0}, "`scale` must be positive"),
         (np.ones(2), {"scale": 1.0, "depth": 1}, "`depth` must be"),
+        (np.ones(2), {"scale": 1e-10, "depth": 4}, "`scale` must be from 3.3e-10 to"),
+        (np.ones(2), {"scale": 1e20}, "`scale` must be from .* to 1.8e[+]19 at"),
     ],
 )
 def test_bad_penalties(user_land, coefficients, options, match):

@@ -149,6 +149,10 @@ def test_distances_of_windows():
     as_arrays = jax.tree.map(jnp.asarray, (path, flow))
     got = implicit.path_distance(*as_arrays, window=3)
     np.testing.assert_allclose(got, np.linalg.norm(means, axis=1), rtol=1e-5)
+    tiny = jnp.full((2, 4), 1e-25)
+    np.testing.assert_allclose(
+        implicit.path_distance(tiny, 0 * tiny), [2e-25, 2e-25], rtol=1e-6
+    )
 
 
 def test_flows_trace_once_and_under_jit():
@@ -196,6 +200,8 @@ def test_bad_flows(user_land, change, match):
 
 def test_bad_comparisons(user_land):
     distance: Any = implicit.path_distance
+    with pytest.raises(ValueError, match="must hold real numbers"):
+        distance(jnp.ones(3) * 1j, jnp.ones(3))
     with pytest.raises(ValueError, match="same structure and shapes"):
         distance(jnp.ones((3, 2)), jnp.ones((4, 2)))
     with pytest.raises(ValueError, match="same structure and shapes"):

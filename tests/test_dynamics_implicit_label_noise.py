@@ -210,6 +210,17 @@ def test_signs_gaussians_and_flips_have_their_moments():
         assert abs(float(got) - share) < 4 * np.sqrt(share * (1 - share) / n)
 
 
+def test_flipped_labels_of_eight_bits():
+    n, k = 2_000, 100
+    x, y = jnp.zeros((n, k)), jnp.full(n, 99, jnp.int8)
+    for function in (
+        lambda outputs, y: (y == 99) + 0 * outputs[:, 0],
+        lambda outputs, y: ((y < 0) | (y >= k)) + 0 * outputs[:, 0],
+    ):
+        flip = implicit.label_noise(identity, function, scale=1.0, kind="flip")
+        assert float(flip(jnp.zeros(()), (), (x, y), jax.random.key(1))[0]) == 0
+
+
 def test_equal_arguments_give_equal_objectives():
     build = lambda scale: implicit.label_noise(identity, half_square, scale=scale)
     assert build(0.5) == build(jnp.array(0.5))

@@ -53,15 +53,20 @@ def path_distance(
 
 @functools.partial(jax.jit, static_argnums=2)
 def _distance(path, flow_path, window):
-    def square(a, b):
+    def total(a, b):
         apart = a.astype(jnp.promote_types(a.dtype, jnp.float32)) - b
         num = apart.shape[0] - window + 1
         # Not differences of running sums, whose rounding grows along the path.
-        mean = sum(apart[i : i + num] for i in range(window)) / window
-        return jnp.sum(jnp.reshape(mean, (num, -1)) ** 2, axis=1)
+        return jnp.reshape(sum(apart[i : i + num] for i in range(window)), (num, -1))
 
-    squares = jax.tree.map(square, path, flow_path)
-    return jnp.sqrt(jax.tree.reduce(jnp.add, squares))
+    sums = jnp.concatenate(
+        jax.tree.leaves(jax.tree.map(total, path, flow_path)), axis=1
+    )
+    # Squares by themselves would leave the range of float32.
+    scale = jnp.max(jnp.abs(sums), axis=1)
+    safe = jnp.where(scale > 0, scale, 1)
+    norms = scale * jnp.linalg.norm(sums / safe[:, None], axis=1) / window
+    return jnp.where(jnp.isfinite(scale), norms, scale)
 
 
 def _check(path: Any, flow_path: Any, window: Any) -> None:
@@ -73,6 +78,12 @@ def _check(path: Any, flow_path: Any, window: Any) -> None:
             "`path` and `flow_path` must have the same structure and shapes, but have "
             f"{shapes[0]} and {shapes[1]}. Record both at the same steps."
         )
+    for leaf in jax.tree.leaves((path, flow_path)):
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
+            raise ValueError(
+                "`path` and `flow_path` must hold real numbers, but one has dtype "
+                f"{jnp.result_type(leaf)}."
+            )
     num_records = check_examples(path=path)
     if check_count(window=window) > num_records:
         raise ValueError(

@@ -118,6 +118,8 @@ def product_rank(
 
 @jax.jit
 def _balancedness(layers):
+    exponent = _exponent(*layers)
+    layers = [jnp.ldexp(layer, -exponent) for layer in layers]
     inner = [_product(layer.T, layer) for layer in layers[:-1]]
     outer = [_product(layer, layer.T) for layer in layers[1:]]
     differences = tuple(a - b for a, b in zip(inner, outer, strict=True))
@@ -127,24 +129,44 @@ def _balancedness(layers):
         for a, b in zip(inner, outer, strict=True)
     ]
     sizes = jnp.stack(sizes)
-    relative = jnp.where(sizes > 0, norms / jnp.where(sizes > 0, sizes, 1), 0)
-    return Balancedness(differences, norms, relative)
+    zero = sizes == 0
+    relative = jnp.where(zero, 0, norms / jnp.where(zero, 1, sizes))
+    back = lambda a: jnp.ldexp(a, 2 * exponent)
+    return Balancedness(tuple(map(back, differences)), back(norms), relative)
 
 
 @jax.jit
 def _rank(layers):
-    values = jnp.linalg.svd(functools.reduce(_product, layers), compute_uv=False)
+    product, exponent = _scaled(layers[0])
+    for layer in layers[1:]:
+        # A product of many small layers would leave the range of float32.
+        layer, own = _scaled(layer)
+        product, rest = _scaled(_product(product, layer))
+        exponent = exponent + own + rest
+    values = jnp.linalg.svd(product, compute_uv=False)
     total, top = jnp.sum(values), values[0]
     zero = top == 0
     share = values / jnp.where(zero, 1, total)
     entropy = -jnp.sum(jax.scipy.special.xlogy(share, share))
     squares = (values / jnp.where(zero, 1, top)) ** 2
     return ProductRank(
-        values,
+        jnp.ldexp(values, exponent),
         jnp.where(zero, 0, jnp.exp(entropy)),
         jnp.where(zero, 0, jnp.sum(squares)),
-        total,
+        jnp.ldexp(total, exponent),
     )
+
+
+def _exponent(*layers):
+    """The power of two that brings the largest entry to order 1."""
+    largest = jnp.stack([jnp.max(jnp.abs(layer)) for layer in layers])
+    return jnp.frexp(jax.lax.stop_gradient(jnp.max(largest)))[1]
+
+
+def _scaled(matrix):
+    """A matrix with entries of order 1, and the power of two that it had."""
+    exponent = _exponent(matrix)
+    return jnp.ldexp(matrix, -exponent), exponent
 
 
 def _check_layers(weights: Any, name: str, *, at_least: int) -> tuple[Array, ...]:
@@ -158,6 +180,7 @@ def _check_layers(weights: Any, name: str, *, at_least: int) -> tuple[Array, ...
             f'the layers, but {was}. Of Flax parameters pass `[params["Dense_0"]'
             '["kernel"], ...]`: a dictionary has no such order.'
         )
+    weights = [jnp.asarray(w) if isinstance(w, list | tuple) else w for w in weights]
     check_params(weights, name)
     shapes = [jnp.shape(layer) for layer in weights]
     for index, shape in enumerate(shapes):

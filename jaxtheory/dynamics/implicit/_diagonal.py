@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Real
 
 from jaxtheory.batching import check_count, check_number
@@ -148,7 +149,8 @@ def diagonal_network_penalty(
     Args:
         coefficients: ``beta``.
         scale: Scale ``alpha`` of the initialisation, positive, with ``alpha^D`` no
-            smaller than the least number of the dtype.
+            smaller than the least number of the dtype (of a traced one that is not,
+            the penalty is NaN).
         depth: Number of layers ``D``, at least 2.
 
     Returns:
@@ -156,7 +158,7 @@ def diagonal_network_penalty(
 
     Raises:
         ValueError: `coefficients` is no vector of floating-point numbers, `scale` not
-            positive, or `depth` below 2.
+            positive or ``alpha^D`` no number of the dtype, or `depth` below 2.
 
     Example:
         >>> import jax.numpy as jnp
@@ -180,6 +182,7 @@ def diagonal_network_penalty(
             "`coefficients` must be a vector [d] of floating-point numbers, but has "
             f"shape {jnp.shape(coefficients)} and dtype {dtype}."
         )
+    _check_power(scale, depth, jnp.promote_types(dtype, jnp.float32))
     return _penalty(coefficients, scale, depth)
 
 
@@ -188,19 +191,25 @@ def _penalty(coefficients, scale, depth):
     coefficients = jnp.asarray(coefficients)
     dtype = jnp.promote_types(coefficients.dtype, jnp.float32)
     unit = jnp.asarray(scale, dtype) ** depth
-    z = coefficients.astype(dtype) / unit
-    return unit * jnp.sum(_two_layers(z) if depth == 2 else _deep(z, depth))
+    coefficients = coefficients.astype(dtype)
+    z = coefficients / unit
+    return jnp.sum(
+        _two_layers(coefficients, z, unit)
+        if depth == 2
+        else _deep(coefficients, z, unit, depth)
+    )
 
 
-def _two_layers(z):
+def _two_layers(coefficients, z, unit):
     # 2 - sqrt(4 + z^2), without the cancellation for small z or the overflow for large.
     root = jnp.sqrt(4 + jnp.minimum(jnp.abs(z), 1e4) ** 2)
     small = -(z * (z / (2 + root)))
     large = 2 - jnp.abs(z)
-    return jnp.where(jnp.abs(z) < 1e4, small, large) + z * jnp.arcsinh(z / 2)
+    root = jnp.where(jnp.abs(z) < 1e4, small, large)
+    return unit * root + coefficients * jnp.arcsinh(z / 2)
 
 
-def _deep(z, depth):
+def _deep(coefficients, z, unit, depth):
     # By the Legendre transform: q(z) = z s - int_0^s h at the s = tanh t with h(s) = z.
     power = 2 / (depth - 2)
     size = jnp.abs(z)
@@ -208,7 +217,7 @@ def _deep(z, depth):
     # ((1-s)^-power + (1+s)^-power - 2) / power in terms that do not cancel.
     rest = jnp.expm1(power * _log_cosh(t)) * jnp.cosh(power * t)
     integral = 2 * (rest + 2 * jnp.sinh(power * t / 2) ** 2) / power
-    return size * jnp.tanh(t) - integral
+    return jnp.abs(coefficients) * jnp.tanh(t) - unit * integral
 
 
 def _log_cosh(t):
@@ -247,6 +256,19 @@ def _inverse_jvp(depth, primals, tangents):
 def _check_scale(scale: Any) -> None:
     positive = lambda s: 0 < s < float("inf")
     check_number("scale", scale, positive, "positive and finite")
+
+
+def _check_power(scale, depth, dtype):
+    """Raise where the unit of the coefficients leaves the range of their dtype."""
+    # As JAX reads it: without x64 double precision is single.
+    info = jnp.finfo(jax.dtypes.canonicalize_dtype(dtype))
+    low, high = float(info.tiny) ** (1 / depth), float(info.max) ** (1 / depth)
+    if not isinstance(scale, Tracer) and not low <= float(scale) <= high:
+        raise ValueError(
+            f"`scale` must be from {low:.1e} to {high:.1e} at depth {depth}, so that "
+            f"its power is a number in {info.dtype}, but was {scale!r}. Compute in "
+            "double precision (`jax.enable_x64`) for more."
+        )
 
 
 def _check_layers(params: Any) -> None:

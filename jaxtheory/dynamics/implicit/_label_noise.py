@@ -124,8 +124,10 @@ def _flipped(y, num_classes, probability, key):
     """Labels of which each is wrong with some probability."""
     where, which = jax.random.split(key)
     wrong = jax.random.bernoulli(where, probability, y.shape)
-    shift = jax.random.randint(which, y.shape, 1, num_classes, y.dtype)
-    return jnp.where(wrong, (y + shift) % num_classes, y)
+    shift = jax.random.randint(which, y.shape, 1, num_classes)
+    # Not in the labels' own type: of 8 bits it has no room for the sum.
+    other = (y.astype(shift.dtype) + shift) % num_classes
+    return jnp.where(wrong, other.astype(y.dtype), y)
 
 
 def _check_targets(y: Any, kind: str) -> None:
