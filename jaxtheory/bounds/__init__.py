@@ -14,5 +14,10 @@ from jaxtheory.bounds._posterior import GaussianPosterior as GaussianPosterior
 from jaxtheory.bounds._posterior import bounded_cross_entropy as bounded_cross_entropy
 from jaxtheory.bounds._posterior import init_posterior as init_posterior
 from jaxtheory.bounds._posterior import pac_bayes_objective as pac_bayes_objective
+from jaxtheory.bounds._random_set import random_set_box as random_set_box
+from jaxtheory.bounds._random_set import random_set_stability as random_set_stability
+from jaxtheory.bounds._random_set import (
+    random_set_topological as random_set_topological,
+)
 from jaxtheory.bounds._topological import topological as topological
 from jaxtheory.bounds._trajectory_finite_set import finite_set as finite_set
