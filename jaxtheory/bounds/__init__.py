@@ -1,6 +1,7 @@
 """Generalization bounds that say what they assume."""
 
 from jaxtheory._types import Bound as Bound
+from jaxtheory.bounds import evaluate as evaluate
 from jaxtheory.bounds._few_shot import few_shot as few_shot
 from jaxtheory.bounds._gaussian import gaussian_pac_bayes as gaussian_pac_bayes
 from jaxtheory.bounds._gaussian import prior_bound as prior_bound
