@@ -294,6 +294,9 @@ def test_lyapunov_exponents_refuse(user_land):
     refuses("`warm_up` must be", quadratic, state, optimizer, h, warm_up=-1)
     refuses("`key` must be", quadratic, state, optimizer, h, key=0)
     refuses("`state` must be a `TrainState`", quadratic, (), optimizer, h)
+    two = jax.tree.map(lambda a: jnp.stack([a, a]), state)
+    refuses("`state` must be of one run", quadratic, two, optimizer, h)
+    refuses("`optimizer` must be an optax", quadratic, state, None, h)
     refuses("`state.opt_state` must", quadratic, state, optax.adam(0.1), h)
     refuses("`batch_size` must be", quadratic, state, optimizer, h, batch_size=2)
     of_map = stability.lyapunov_exponents_of_map

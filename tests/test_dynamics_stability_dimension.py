@@ -156,6 +156,19 @@ def test_the_gap_keeps_its_digits_in_single_precision():
     assert got.saturated
 
 
+def test_the_value_keeps_its_digits_among_many_parameters():
+    # Between neighbours of single precision at 3e9 there are 256.
+    got = stability.sharpness_dimension(
+        np.array([0.5, -1.0], np.float32), dimension=3_000_000_000
+    )
+    assert float(got.value) == 1.5
+    # Ten directions grow by .2; the others shrink by .1.
+    density = quadrature([[0.2, -0.1]] * 2, [[1e-7, 1 - 1e-7]] * 2, 100_000_000)
+    got = stability.sharpness_dimension_from_density(density, learning_rate=1.0)
+    expected = 10 * (1 + 0.2 / 0.1)
+    np.testing.assert_allclose(got.value, expected, rtol=1e-5)
+
+
 def test_weightless_singular_nodes_do_not_matter():
     got = stability.sharpness_dimension_from_density(
         quadrature([[0.1, -0.2, -np.inf]] * 2, [[0.5, 0.5, 0.0]] * 2, 4),
@@ -308,6 +321,11 @@ def test_refusals(user_land):
         stability.sharpness_dimension(jnp.ones((2, 2)))
     with pytest.raises(ValueError, match="`dimension` must be at least"):
         stability.sharpness_dimension(jnp.ones(3), dimension=2)
+    for dimension in (2.5, "all", True):
+        with pytest.raises(ValueError, match="`dimension` must be an integer"):
+            stability.sharpness_dimension(jnp.ones(1), dimension=dimension)
+    with pytest.raises(ValueError, match="`exponents` must be real numbers"):
+        stability.sharpness_dimension(1j * jnp.ones(3))
     density = quadrature([[0.1, -0.2]] * 2, [[0.5, 0.5]] * 2, 4)
     for rate in (0.0, -1.0, "fast"):
         with pytest.raises(ValueError, match="`learning_rate` must be"):
@@ -317,4 +335,14 @@ def test_refusals(user_land):
     with pytest.raises(ValueError, match="`states` must be a `TrainState` whose"):
         stability.rds_sharpness(
             quartic, state, optimizer, (jnp.ones((3, 2)),), num_batches=1, key=new_key()
+        )
+    ragged = jax.tree.map(lambda a: a[None], state)._replace(params=jnp.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"`states\.params` must have as many"):
+        stability.rds_sharpness(
+            quartic,
+            ragged,
+            optimizer,
+            (jnp.ones((3, 2)),),
+            num_batches=1,
+            key=new_key(),
         )

@@ -176,10 +176,15 @@ def test_refusals(user_land):
         stability.swap_examples(x, y, (x[:, :1], y), **good)
     with pytest.raises(ValueError, match="`key` must be"):
         stability.swap_examples(x, y, (x, y), num=2, key=0)
+    whole = jnp.zeros((5, 2), jnp.int32)
+    with pytest.raises(ValueError, match="fit into the dtype of the examples, int32"):
+        stability.swap_examples(whole, y, (x, y), **good)
     losses = jnp.zeros((3, 4))
     for function in (stability.random_set_stability, stability.on_average_stability):
         with pytest.raises(ValueError, match=r"\(3, 4\) and \(3, 5\)"):
             function(losses, jnp.zeros((3, 5)), num_swapped=1)
+        with pytest.raises(ValueError, match="must be real, but have dtypes"):
+            function(losses, 1j * losses, num_swapped=1)
         with pytest.raises(ValueError, match=r"\(3, 4\) and \(2, 3, 4\)"):
             function(losses, jnp.zeros((2, 3, 4)), num_swapped=1)
         with pytest.raises(ValueError, match="`num_swapped` must be"):

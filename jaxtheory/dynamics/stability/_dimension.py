@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
-from jaxtheory.batching import check_number
+from jaxtheory.batching import check_count, check_number
 from jaxtheory.linalg import SpectralDensity
 
 
@@ -59,7 +59,8 @@ def sharpness_dimension(
         The dimension and how far from ``d`` it is. NaN where an exponent is.
 
     Raises:
-        ValueError: `exponents` is no vector, or longer than `dimension`.
+        ValueError: `exponents` is no vector of real numbers, or longer than
+            `dimension`, which is an integer.
 
     Example:
         >>> import jax.numpy as jnp
@@ -77,15 +78,22 @@ def sharpness_dimension(
             f"`exponents` must be a vector [k] of at least one, but has shape {shape}."
         )
     num = shape[0]
-    dimension = num if dimension is None else dimension
-    if dimension < num:
+    dtype = jnp.result_type(exponents)
+    if not jnp.issubdtype(dtype, jnp.floating) and not jnp.issubdtype(
+        dtype, jnp.integer
+    ):
+        raise ValueError(f"`exponents` must be real numbers, but has dtype {dtype}.")
+    if dimension is None:
+        dimension = num
+    if check_count(dimension=dimension) < num:
         raise ValueError(
             f"`dimension` must be at least the number of exponents, {num}, but was "
             f"{dimension}."
         )
     exponents = jnp.asarray(exponents)
     wide = jnp.promote_types(exponents.dtype, jnp.float32)
-    return _of_exponents(exponents.astype(wide), dimension)
+    # A float: the number of parameters may be larger than an integer of 32 bits.
+    return _of_exponents(exponents.astype(wide), float(dimension))
 
 
 def sharpness_dimension_from_density(
@@ -137,18 +145,22 @@ def sharpness_dimension_from_density(
     check_number(
         "learning_rate", learning_rate, lambda a: 0 < a < jnp.inf, "a positive number"
     )
-    return _of_density(density.nodes, density.weights, learning_rate, density.dimension)
+    dimension = density.dimension
+    if isinstance(dimension, int):
+        dimension = float(dimension)
+    return _of_density(density.nodes, density.weights, learning_rate, dimension)
 
 
 @jax.jit
 def _of_exponents(exponents, dimension):
     num = exponents.shape[0]
     ordered = jnp.sort(exponents, descending=True)
-    gap, reached = _gap(ordered, jnp.ones_like(ordered))
+    dimension = dimension.astype(ordered.dtype)
+    value, gap, reached = _dimension(ordered, jnp.ones_like(ordered))
     truncated = ~reached & (num < dimension)
     gap = gap + (dimension - num)
     error = jnp.zeros_like(gap)
-    return _result(gap, error, dimension, truncated)
+    return _result(value, gap, error, dimension, truncated)
 
 
 @jax.jit
@@ -160,14 +172,17 @@ def _of_density(nodes, weights, learning_rate, dimension):
     probe = jnp.arange(nodes.size) // nodes.shape[1]
     probe = probe[order]
 
-    gap, _ = _gap(exponents, shares / num_probes)
-    without = lambda one: _gap(
+    value, gap, _ = _dimension(exponents, shares / num_probes)
+    without = lambda one: _dimension(
         exponents, jnp.where(probe == one, 0, shares / (num_probes - 1))
-    )[0]
+    )[1]
     left = jax.lax.map(without, jnp.arange(num_probes))
     # The jackknife, sqrt((s - 1)/s sum_i (x_i - mean)^2).
     error = (num_probes - 1) / jnp.sqrt(num_probes) * jnp.std(left, ddof=1)
-    return _result(dimension * gap, dimension * error, dimension, jnp.array(False))
+    if num_probes == 1:
+        error = jnp.full_like(gap, jnp.inf)
+    value, gap, error = dimension * value, dimension * gap, dimension * error
+    return _result(value, gap, error, dimension, jnp.array(False))
 
 
 def _log_contraction(x):
@@ -176,8 +191,8 @@ def _log_contraction(x):
     return jnp.where(x < 1, below, jnp.log1p(jnp.maximum(x, 1) - 2))
 
 
-def _gap(exponents, shares):
-    """What is missing to all shares; whether the sum becomes negative at all."""
+def _dimension(exponents, shares):
+    """The dimension in shares, what is missing to all, and whether anything is."""
     # A node without weight must not add 0 times minus infinity.
     parts = jnp.where(shares > 0, shares * exponents, 0)
     sums = jnp.cumsum(parts)
@@ -186,11 +201,17 @@ def _gap(exponents, shares):
     # From the far end, where little is left when the dimension is close to full.
     left = jnp.cumsum(shares[::-1])[::-1]
     before = jnp.where(first > 0, sums[first - 1], 0)
-    gap = left[first] - before / jnp.abs(exponents[first])
-    gap = jnp.where(reached, gap, 0)
-    return jnp.where(jnp.any(jnp.isnan(parts)), jnp.nan, gap), reached
+    part = before / jnp.abs(exponents[first])
+    passed = jnp.cumsum(shares)
+    value = jnp.where(first > 0, passed[first - 1], 0) + part
+    value = jnp.where(reached, value, passed[-1])
+    gap = jnp.where(reached, left[first] - part, 0)
+    bad = jnp.any(jnp.isnan(sums))
+    return jnp.where(bad, jnp.nan, value), jnp.where(bad, jnp.nan, gap), reached
 
 
-def _result(gap, error, dimension, truncated):
+def _result(value, gap, error, dimension, truncated):
+    # Of the two the smaller has more digits, and makes the larger.
+    value = jnp.where(gap < value, dimension - gap, value)
     saturated = gap <= jnp.maximum(0.01 * dimension, 2 * error)
-    return SharpnessDimension(dimension - gap, error, gap, saturated, truncated)
+    return SharpnessDimension(value, error, gap, saturated, truncated)

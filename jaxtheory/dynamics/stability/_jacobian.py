@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
@@ -42,6 +44,17 @@ def check_training(
     check_function("objective", objective)
     _checks.check_data(data, batch_size)
     _checks.check_state(state, "state", _MAKE_STATE)
+    if np.shape(state.step):
+        raise ValueError(
+            "`state` must be of one run, but its `step` has shape "
+            f"{np.shape(state.step)}. Take one out: `jax.tree.map(lambda a: a[0], "
+            "state)`."
+        )
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise ValueError(
+            "`optimizer` must be an optax optimizer, but is a "
+            f"{type(optimizer).__name__}."
+        )
     expected = jax.eval_shape(optimizer.init, state.params)
     _checks.check_optimizer(expected, state, "state", _MAKE_STATE)
     recipe = Recipe(objective, optimizer, (), 1, batch_size)

@@ -68,8 +68,8 @@ def swap_examples(
         The new training set, and which examples are new in it.
 
     Raises:
-        ValueError: `num` is out of range, or the replacements are too few or of another
-            structure or shape.
+        ValueError: `num` is out of range, or the replacements are too few, of another
+            structure or shape, or of a dtype that does not fit.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -96,6 +96,13 @@ def swap_examples(
     old, new = (x, y), tuple(replacements)
     first = lambda tree: jax.tree.map(lambda a: jnp.asarray(a)[0], tree)
     check_vector(first(new), first(old), "replacements")
+    for leaf, like in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True):
+        dtype, into = jnp.result_type(leaf), jnp.result_type(like)
+        if jnp.promote_types(dtype, into) != into:
+            raise ValueError(
+                f"`replacements` must fit into the dtype of the examples, {into}, but "
+                f"has dtype {dtype}, which would be rounded. Cast one of them."
+            )
     indices = jax.random.permutation(key, n)[:num]
     put = lambda a, b: jnp.asarray(a).at[indices].set(jnp.asarray(b)[:num])
     new_x, new_y = jax.tree.map(put, old, new)
@@ -242,6 +249,11 @@ def _check_losses(losses, losses_swapped, *, same_records):
     """Raise unless both are losses of the same examples in as many pairs."""
     shapes = [jnp.shape(losses), jnp.shape(losses_swapped)]
     good = all(len(shape) in (2, 3) and 0 not in shape for shape in shapes)
+    types = [jnp.asarray(a).dtype for a in (losses, losses_swapped)] if good else []
+    if any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in types):
+        raise ValueError(
+            f"`losses` and `losses_swapped` must be real, but have dtypes {types}."
+        )
     # All but the records, and those too if they are compared one by one.
     rest = [shape if same_records else (*shape[:-2], shape[-1:]) for shape in shapes]
     if not good or rest[0] != rest[1]:

@@ -161,3 +161,9 @@ def _check_stacked(states):
             f"axis of records, but {was}. Record them with `record={{'state': lambda "
             "s: s}`, or stack them with `jax.tree.map(lambda *a: jnp.stack(a), *list)`."
         )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(states):
+        if np.shape(leaf)[:1] != shape:
+            raise ValueError(
+                f"`states{jax.tree_util.keystr(path)}` must have as many records (axis "
+                f"0) as `states.step`, {shape[0]}, but has shape {np.shape(leaf)}."
+            )
