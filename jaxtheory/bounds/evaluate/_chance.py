@@ -249,23 +249,40 @@ def permutation_band(
     measures, gap = check_measures(measures, gap)
     draw = generator(key)
     rows = np.stack([signs(values).ravel() for values in measures.values()])
-    untied, order = np.abs(rows), signs(gap)
-    lacking = any(np.isnan(v).any() for v in (gap, *measures.values()))
-    known = [(~np.isnan(v)).astype(np.float32) for v in (*measures.values(), gap)]
-    both = np.stack([np.outer(k, k).ravel() for k in known]) if lacking else None
-    found = []
-    for _ in range(number):
-        cells = draw.permutation(len(gap))
-        moved = order[cells][:, :, cells].ravel()
-        if both is None:
-            scale = np.sum(untied, axis=1, dtype=np.float64) * np.sum(np.abs(moved))
-        else:
-            has = both[-1].reshape(order.shape)[cells][:, :, cells].ravel()
-            scale = (untied @ has).astype(float) * (both[:-1] @ np.abs(moved))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            taus = np.abs(rows @ moved) / np.sqrt(scale)
-        found.append(np.max(taus[~np.isnan(taus)], initial=-np.inf))
-    largest = np.where(np.isinf(found), np.nan, found)
+    tables = (*measures.values(), gap)
+    lacking = any(np.isnan(table).any() for table in tables)
+    known = np.stack([_both_known(t).ravel() for t in tables]) if lacking else None
+    orders = np.stack([draw.permutation(len(gap)) for _ in range(number)])
+    # Several at once: products of matrices, of about the memory of the rows.
+    chunks = np.array_split(orders, -(-number // max(len(rows), 16)))
+    found = [_largest(rows, signs(gap), known, chunk) for chunk in chunks]
+    largest = np.concatenate(found)
     kept = largest[~np.isnan(largest)]
     band = float(np.quantile(kept, 0.95)) if len(kept) else float("nan")
     return PermutationBand(band, largest)
+
+
+def _both_known(table):
+    """Pairs of networks that both have a value, ``[c, s, c, s]`` of 0 and 1."""
+    known = (~np.isnan(table)).astype(np.float32)
+    return np.multiply.outer(known, known)
+
+
+def _largest(rows, gap, known, orders):
+    """The largest ``|tau|`` of the rows in each permutation; NaN where none has one."""
+    moved = _permuted(gap, orders)
+    if known is None:
+        pairs = np.sum(np.abs(rows), axis=1, dtype=np.float64)
+        scale = np.outer(pairs, np.sum(np.abs(moved), axis=0, dtype=np.float64))
+    else:
+        has = _permuted(known[-1].reshape(gap.shape), orders)
+        scale = (np.abs(rows) @ has).astype(np.float64) * (known[:-1] @ np.abs(moved))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        taus = np.abs(rows @ moved) / np.sqrt(scale)
+    largest = np.max(np.where(np.isnan(taus), -np.inf, taus), axis=0)
+    return np.where(np.isinf(largest), np.nan, largest)
+
+
+def _permuted(pairs, orders):
+    """Pairs of networks when cells change places, a column for each permutation."""
+    return np.stack([pairs[o][:, :, o].ravel() for o in orders], axis=1)
