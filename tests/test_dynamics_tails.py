@@ -309,6 +309,17 @@ def test_median_statistic_bears_zeros():
     assert int(broken.num_nonfinite) == 1
 
 
+def test_pickands_of_sizes_far_apart_and_of_equal_sizes():
+    x = np.array([8, 8, 4, 4, 3, 2, 2, 2, 1], "f4")
+    far = x * np.float32(1e-3)
+    far[0] = 1e38
+    assert float(tails.pickands(far, num_tail=2).value) == pytest.approx(1, rel=1e-5)
+    # A gap of zero was an index of 0, the heaviest tail there can be.
+    got = tails.pickands(np.where(x > 4, x, np.float32(2)), num_tail=2)
+    assert np.isnan(got.value)
+    assert int(got.num_ties) > 0
+
+
 def test_estimators_are_traced_once():
     traces = []
 
@@ -341,6 +352,11 @@ X = np.ones(100, np.float32)
         (lambda: tails.pickands(X, num_tail=26), "at most a quarter"),
         (lambda: tails.hill_plot(X, max_tail=100), "`max_tail` must be below"),
         (lambda: tails.hill_plot(X, confidence=1.0), "`confidence` must be"),
+        (
+            lambda: jax.jit(lambda c: tails.hill_plot(X, confidence=c))(0.9),
+            "`confidence` must be a concrete",
+        ),
+        (lambda: tails.hill([1.0, 2.0], num_tail=2), "`x` must be an array of JAX"),
         (lambda: tails.clauset(X[:9]), "at least `min_tail` sizes, 10, but holds 9"),
         (lambda: tails.clauset(X, min_tail=1), "`min_tail` must be an integer"),
         (lambda: tails.power_law_test(X, key=0), "`key` must be one typed"),

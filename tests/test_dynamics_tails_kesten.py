@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import gammaln
 
 from jaxtheory.dynamics import tails
 
@@ -68,6 +69,17 @@ def test_no_stationary_law_is_flagged():
 
 def test_small_rates_have_large_indices():
     assert 100 < simple(0.01).value < 300
+    # A sum over the plane, in logarithms: densities there are below 1e-308. (437 and
+    # 358, where weights that were cut at 1e-300 gave 334 and 302.)
+    for d, b, rate in ((5, 5, 0.02), (2, 1, 0.005)):
+        s = simple(rate, dimension=d, batch_size=b).value
+        r, t = (np.arange(600) + 0.5) / 600 * 60, (np.arange(600) + 0.5) / 600 * 60
+        chi = lambda x, k: (k - 1) * np.log(x) - x**2 / 2 - gammaln(k / 2)
+        logs = s * np.log(
+            np.hypot(1 - rate / b * r[:, None] ** 2, rate / b * r[:, None] * t)
+        )
+        logs += chi(r, b)[:, None] + chi(t, d - 1) + (2 - (b + d - 1) / 2) * np.log(2)
+        assert abs(np.logaddexp.reduce(logs.ravel()) + 2 * np.log(0.1)) < 1e-3
     assert np.isinf(simple(1e-4).value)
     assert simple(1e-4).stationary
 
@@ -168,9 +180,22 @@ def test_what_does_not_commute_is_not_its_norms():
     assert abs(got.value - want.value) < 4 * got.standard_error + 0.02
 
 
+@pytest.mark.parametrize("scale", [1e25, 1e-25])
+def test_matrices_whose_squares_leave_the_range(scale):
+    # Growth of 1e25 a step was called a stationary law with no power law.
+    stack = np.random.default_rng(0).normal(size=(20, 2, 2)).astype("f4")
+    plain, got = of_matrices(stack), of_matrices(stack * np.float32(scale))
+    assert bool(got.stationary) == (scale < 1)
+    want = plain.lyapunov_exponent + np.log(scale)
+    np.testing.assert_allclose(got.lyapunov_exponent, want, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("call", "match"),
     [
+        (lambda: simple([0.5]), "`learning_rate` must be a positive"),
+        (lambda: jax.jit(simple)(0.5), "`learning_rate` must be a concrete number"),
+        (lambda: tails.kesten_tail_index([0.5, 2.0]), "`multipliers` must be an array"),
         (lambda: simple(0.0), "`learning_rate` must be a positive"),
         (lambda: simple(1.0, variance=-1.0), "`variance` must be"),
         (lambda: simple(1.0, dimension=0), "`dimension` must be"),

@@ -164,6 +164,20 @@ def test_degenerate_matrices_are_flagged():
     assert np.isnan(found["['nan']"].power_law.value)
 
 
+def test_eigenvalues_that_no_covariance_has_are_counted():
+    # Those of a Hessian were cut at zero, and held against noise all the same.
+    hold = lambda values: tails.eigenvalues_against_marchenko_pastur(
+        values, num_samples=200, dimension=50
+    )
+    got = hold(np.linspace(-1, 5, 50, dtype="f4"))
+    assert int(got.num_nonfinite) == np.sum(np.linspace(-1, 5, 50) < -0.005)
+    assert np.all(np.isnan(got.eigenvalues))
+    assert np.isnan(got.p_value)
+    rounded = hold(np.linspace(-1e-6, 5, 50, dtype="f4"))
+    assert int(rounded.num_nonfinite) == 0
+    assert np.isfinite(rounded.p_value)
+
+
 def test_new_parameters_of_the_same_shapes_are_no_new_trace():
     traces = []
 
@@ -190,6 +204,20 @@ def test_new_parameters_of_the_same_shapes_are_no_new_trace():
                 {"b": np.ones((3, 3))}, key=new_key(), level=0.0
             ),
             "`level` must",
+        ),
+        (
+            lambda: jax.jit(
+                lambda p: tails.weight_spectra(
+                    {"b": np.ones((3, 3))}, key=new_key(), level=p
+                )
+            )(0.1),
+            "`level` must be a concrete",
+        ),
+        (
+            lambda: tails.eigenvalues_against_marchenko_pastur(
+                [1.0, 2.0], num_samples=9, dimension=2
+            ),
+            "`eigenvalues` must be an array of",
         ),
         (lambda: tails.spectrum_against_marchenko_pastur(np.ones(3)), "a matrix"),
         (

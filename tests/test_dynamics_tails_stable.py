@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import cauchy, levy, levy_stable, norm
 
 from jaxtheory.dynamics import tails
+from jaxtheory.dynamics.tails import _stable
 
 N = 4000
 
@@ -58,6 +59,18 @@ def test_far_tails_are_not_cut():
     expected = 4e6 * 2 / (np.pi * 1e5)
     assert abs(np.sum(x > 1e5) - expected) < 4 * expected**0.5
     assert len(np.unique(x[x > 1e5])) == np.sum(x > 1e5)
+
+
+@pytest.mark.parametrize("small", [1e-9, 1e-7])
+def test_ends_of_the_angle_are_gaussian_at_index_two(monkeypatch, small):
+    # There the cosine was -4e-8 in place of 1e-9: NaN, one number of some 5e7.
+    monkeypatch.setattr(
+        _stable, "_fine_uniform", lambda key, shape, dtype: jnp.full(shape, small)
+    )
+    with jax.disable_jit():
+        got = float(jnp.abs(tails.stable(new_key(), 2.0)))
+    want = 2 * np.cos(0.5 * np.pi * small) * np.sqrt(-np.log1p(-small))
+    assert got == pytest.approx(want, rel=1e-5)
 
 
 def test_stable_in_double_precision_and_with_a_traced_index(x64):
@@ -159,15 +172,31 @@ def test_vectors_and_broken_data():
     assert int(repeated.num_zero) == 200
     assert np.isnan(repeated.p_value)
     assert not repeated.stable
+    # No two are equal, but sums of their differences are zero.
+    lattice = tails.diagnose(jnp.arange(400.0)[:, None] * jnp.eye(1, 5), key=new_key(1))
+    assert np.isnan(lattice.p_value)
+    assert not lattice.stable
     broken = tails.diagnose(x.at[0, 0].set(jnp.nan), key=new_key(1))
     assert int(broken.num_nonfinite) == 1
     assert np.isnan(broken.p_value)
     assert not broken.stable
 
 
+def test_a_null_law_beyond_single_precision_says_nothing():
+    # Its samples overflow: .01, and not stable, is what the comparison with NaN said.
+    x = tails.stable(new_key(), 0.1, (200,))
+    got = tails.diagnose(x, key=new_key(1), num_bootstrap=499)
+    assert abs(got.log_moment_index - 0.1) < 0.03
+    assert np.isnan(got.p_value)
+    assert not got.stable
+    assert not got.lighter
+
+
 @pytest.mark.parametrize(
     ("call", "match"),
     [
+        (lambda: tails.stable(new_key(), 1.0, (3, -1)), "`shape` must be an integer"),
+        (lambda: tails.diagnose([1.0, 2.0], key=new_key()), "`x` must be an array of"),
         (lambda: tails.stable(new_key(), 2.5, (3,)), r"`alpha` must be .*\(0, 2\]"),
         (lambda: tails.stable(new_key(), 0.0, (3,)), "`alpha` must be"),
         (lambda: tails.stable(0, 1.0, (3,)), "`key` must be one typed"),

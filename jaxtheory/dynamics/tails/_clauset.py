@@ -89,7 +89,7 @@ def clauset(
     points of index 1.5 the deviation over samples was 1.4 times as large.
 
     Args:
-        x: As for `hill`.
+        x: As for `hill`, but taken as it is: nothing is centred.
         min_tail: Smallest number of tail points.
         max_candidates: Number of thresholds that are tried, at sizes that leave tails
             of geometrically spaced lengths; every one where there are no more sizes.
@@ -135,7 +135,7 @@ def power_law_test(
     the threshold; it is fitted like the data, its threshold included.
 
     Args:
-        x: As for `hill`.
+        x: As for `clauset`.
         key: Random key, for the samples.
         num_bootstrap: Number of samples.
         min_tail: As for `clauset`.

@@ -27,9 +27,12 @@ class StableDiagnosis(NamedTuple):
     Attributes:
         p_value: Share of samples of the fitted stable law whose `bend` is as far from
             the mean over those samples (two-sided). Small: the data are not strictly
-            stable, and the log-moment index is no tail index.
+            stable, and the log-moment index is no tail index. NaN where those samples
+            overflow: in single precision, below an index of .2 or so.
         bend: ``1/alpha`` of small blocks minus that of large ones. Positive where sums
             approach a Gaussian (or another lighter law): a scale mixture, a Student t.
+            NaN, as all else, where a sum is zero: numbers on a lattice are no sample
+            of a stable law.
         bend_standard_deviation: Of `bend` over samples of the stable law.
         log_moment_index: Index by log-moments, from single observations to blocks of
             the largest size.
@@ -149,7 +152,8 @@ def _diagnose(x, key, level, num_bootstrap):
     bend, middle = small - large, jnp.mean(null)
     farther = jnp.sum(jnp.abs(null - middle) >= jnp.abs(bend - middle))
     p_value = (1 + farther) / (num_bootstrap + 1)
-    bad = (num_nonfinite > 0) | (num_zero > 0)
+    p_value = jnp.where(jnp.isfinite(middle), p_value, jnp.nan)
+    bad = (num_nonfinite > 0) | (num_zero > 0) | ~jnp.isfinite(bend)
     indices = (1 / one for one in (whole, small, large, _hill(x)))
     said = (p_value, bend, jnp.std(null, ddof=1), *indices)
     said = tuple(jnp.where(bad, jnp.nan, one) for one in said)
@@ -157,7 +161,7 @@ def _diagnose(x, key, level, num_bootstrap):
     return StableDiagnosis(
         *said,
         block_sizes=jnp.asarray(sizes[1:]),
-        stable=~rejected & ~bad,
+        stable=said[0] >= level,
         lighter=rejected & (bend > middle),
         serial_correlation=serial,
         num_nonfinite=num_nonfinite,

@@ -12,6 +12,7 @@ from scipy.special import gammaln
 
 from jaxtheory._types import KeyArray
 from jaxtheory.batching import check_count, check_key, check_number
+from jaxtheory.dynamics.tails._lengths import check_settled, shape_and_dtype
 
 _LARGEST = 1024.0
 _NUM_HALVINGS = 26  # of 24 octaves: single precision
@@ -80,7 +81,7 @@ def linear_regression_tail_index(
         The tail index, as numbers of Python: it cannot be traced.
 
     Raises:
-        ValueError: A number is not positive.
+        ValueError: A number is not positive, or traced.
 
     Memory:
         Half a million quadrature points in two or more dimensions, some .5 s.
@@ -94,14 +95,16 @@ def linear_regression_tail_index(
         Gurbuzbalaban, Simsekli & Zhu, arXiv:2006.04740, theorem 2 and proposition 5;
         Kesten, Acta Math. 131 (1973).
     """
+    check_settled("learning_rate", learning_rate)
+    check_settled("variance", variance)
     positive = lambda value: 0 < value < np.inf
     check_number("learning_rate", learning_rate, positive, "a positive number")
     check_number("variance", variance, positive, "a positive number")
     d = check_count(dimension=dimension)
     b = check_count(batch_size=batch_size)
     c = float(learning_rate) * float(variance) / b
-    logs, weights = _quadrature(c, b, d, 16)
-    exponent = float(weights @ logs)
+    logs, log_weights = _quadrature(c, b, d, 16)
+    exponent = float(np.exp(log_weights) @ logs)
     result = lambda value: KestenTailIndex(
         value,
         0.0 if np.isfinite(value) else np.nan,
@@ -114,9 +117,9 @@ def linear_regression_tail_index(
         return result(np.nan)
     largest = 16.0
     while largest <= _LARGEST:
-        logs, weights = _quadrature(c, b, d, largest)
+        nodes = _quadrature(c, b, d, largest)
         # log h(s) / s increases from rho: a bracket holds one root.
-        slope = functools.partial(_log_growth_rate, logs, np.log(weights))
+        slope = functools.partial(_log_growth_rate, *nodes)
         if slope(largest) > 0:
             smallest = 1e-6
             if slope(smallest) >= 0:
@@ -156,7 +159,7 @@ def kesten_tail_index(multipliers: Float[ArrayLike, " n"]) -> KestenTailIndex:
     References:
         Kesten, Acta Math. 131 (1973); Goldie, Ann. Appl. Probab. 1 (1991).
     """
-    shape, dtype = np.shape(multipliers), jnp.result_type(multipliers)
+    shape, dtype = shape_and_dtype("multipliers", multipliers)
     if len(shape) != 1 or shape[0] < 2 or not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
             "`multipliers` must be a floating-point vector of at least two samples, "
@@ -216,7 +219,7 @@ def matrix_kesten_tail_index(
     check_key(key)
     check_count(at_least=2, num_particles=num_particles)
     check_count(at_least=50, num_steps=num_steps)
-    shape, dtype = np.shape(matrices), jnp.result_type(matrices)
+    shape, dtype = shape_and_dtype("matrices", matrices)
     square = len(shape) == 3 and shape[1] == shape[2] > 0 and shape[0] >= 2
     if not square or not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
@@ -266,10 +269,13 @@ def _log_growth(matrices, key, s, num_particles, num_steps):
         key_draw, key_offset = jax.random.split(jax.random.fold_in(key, index))
         drawn = matrices[jax.random.randint(key_draw, (num_particles,), 0, n)]
         moved = jnp.einsum("nij,nj->ni", drawn, directions, precision="highest")
+        # Largest entries first: squares of large or small ones leave the range.
+        largest = jnp.max(jnp.abs(moved), axis=1)
+        alive = largest > 0
+        moved = moved / jnp.where(alive, largest, 1)[:, None]
         norms = jnp.linalg.norm(moved, axis=1)
-        alive = norms > 0
         moved = moved / jnp.where(alive, norms, 1)[:, None]
-        logs = jnp.log(norms)
+        logs = jnp.log(largest) + jnp.log(norms)
         # At s = 0 a particle that was mapped to 0 has weight 1, not 0 times -inf.
         log_weights = jnp.where(alive | (s > 0), s * jnp.where(s > 0, logs, 0), 0)
         mean = jax.nn.logsumexp(log_weights) - np.log(num_particles)
@@ -323,24 +329,25 @@ def _log_growth_rate(logs, log_weights, s):
 
 
 def _quadrature(c, b, d, largest):
-    """Nodes of ``log |M e|`` and their weights, for powers up to `largest`.
+    """Nodes of ``log |M e|`` and their log weights, for powers up to `largest`.
 
     In ``r = sqrt(X)`` and ``t = sqrt(Y)``, by Gauss-Legendre panels that shrink
     geometrically towards the zero of ``1 - c r^2`` and towards ``t = 0``, where the
-    logarithm is singular.
+    logarithm is singular. Weights stay logarithms: where high powers live, the
+    densities are below the smallest double.
     """
-    r, r_weights = _chi_nodes(b, largest, c**-0.5)
+    r, r_log_weights = _chi_nodes(b, largest, c**-0.5)
     stretch = np.maximum(np.abs(1 - c * r**2), 1e-300)
     if d == 1:
-        return np.log(stretch), r_weights
-    t, t_weights = _chi_nodes(d - 1, largest / 2, 0.0)
+        return np.log(stretch), r_log_weights
+    t, t_log_weights = _chi_nodes(d - 1, largest / 2, 0.0)
     sideways = c * r[:, None] * t[None, :]
     logs = np.log(np.hypot(stretch[:, None], sideways))
-    return logs.ravel(), np.maximum(np.outer(r_weights, t_weights).ravel(), 1e-300)
+    return logs.ravel(), np.add.outer(r_log_weights, t_log_weights).ravel()
 
 
 def _chi_nodes(degrees, power, singular):
-    """Quadrature nodes and weights of a chi variable, for powers up to ``2 power``."""
+    """Nodes and log weights of a chi variable, for powers up to ``2 power``."""
     low = max(0.0, degrees**0.5 - 12)
     high = (degrees + 2 * power) ** 0.5 + 12
     halves = 0.5 ** np.arange(1, 41)
@@ -352,5 +359,4 @@ def _chi_nodes(degrees, power, singular):
     x = (middle + half * nodes[None, :]).ravel()
     log_density = (degrees - 1) * np.log(x) - x**2 / 2
     log_density -= (degrees / 2 - 1) * np.log(2) + gammaln(degrees / 2)
-    weights = (half * weights[None, :]).ravel() * np.exp(log_density)
-    return x[weights > 0], weights[weights > 0]
+    return x, np.log(half * weights[None, :]).ravel() + log_density

@@ -2,8 +2,10 @@
 
 from typing import Any, Literal, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 Size: TypeAlias = Literal["norm", "absolute", "upper", "lower"]
@@ -20,8 +22,7 @@ def as_data(x: Any, *, at_least: int, what: str) -> Float[Array, "..."]:
         at_least: Smallest number of rows.
         what: Who needs them, for the message.
     """
-    shape = np.shape(x)
-    dtype = jnp.result_type(x)
+    shape, dtype = shape_and_dtype("x", x)
     if len(shape) not in (1, 2) or 0 in shape:
         raise ValueError(
             "`x` must hold one observation a row, [n] or [n, d], but has shape "
@@ -35,6 +36,25 @@ def as_data(x: Any, *, at_least: int, what: str) -> Float[Array, "..."]:
             f"{shape[0]}."
         )
     return jnp.asarray(x, jnp.result_type(dtype, jnp.float32))
+
+
+def shape_and_dtype(name: str, x: Any) -> tuple[tuple[int, ...], Any]:
+    """Return the shape of an array and its dtype in JAX; raise unless it is one."""
+    if not isinstance(x, jax.Array | np.ndarray | np.generic):
+        raise ValueError(
+            f"`{name}` must be an array of JAX or NumPy, but is of type "
+            f"{type(x).__name__}. Convert it: `jnp.asarray({name})`."
+        )
+    return x.shape, jnp.result_type(x)
+
+
+def check_settled(name: str, value: Any) -> None:
+    """Raise if a number that compiled programs or the host need is traced."""
+    if isinstance(value, Tracer):
+        raise ValueError(
+            f"`{name}` must be a concrete number, but is traced. Close over it, or "
+            "make it a static argument of your `jax.jit`."
+        )
 
 
 def log_norms(x: Float[Array, "... d"]) -> Float[Array, "..."]:

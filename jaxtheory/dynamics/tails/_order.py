@@ -20,6 +20,7 @@ from jaxtheory.dynamics.tails._lengths import (
     Size,
     TailCentre,
     as_data,
+    check_settled,
     count_nonfinite,
     log_sizes,
     num_sizes,
@@ -31,7 +32,8 @@ class TailIndex(NamedTuple):
 
     Attributes:
         value: ``alpha = 1 / xi``; infinite for ``xi <= 0``: no power law. NaN where
-            the data cannot say (`num_nonfinite` or `num_zero` is not 0).
+            the data cannot say: `num_nonfinite` or `num_zero` is not 0, or the sizes
+            that are compared are equal (`num_ties`).
         standard_error: Asymptotic standard error of `value`, by the delta method;
             infinite where `value` is. It knows nothing of the bias that a tail which
             is not exactly a power law has at this `num_tail`.
@@ -247,6 +249,7 @@ def hill_plot(
     References:
         Drees, de Haan & Resnick, Ann. Statist. 28 (2000).
     """
+    check_settled("confidence", confidence)
     check_number("confidence", confidence, lambda c: 0 < c < 1, "a number in (0, 1)")
     check_word("size", size, SIZES)
     if max_tail is None:
@@ -284,9 +287,11 @@ def _dedh(x, num_tail, size, centre):
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _pickands(x, num_tail, size, centre):
     top = _largest(x, 4 * num_tail, size, centre)
-    # On the scale of the largest, so that nothing overflows.
-    at = lambda k: jnp.exp(top[k * num_tail - 1] - top[0])
+    # On the scale of the largest that enters, so that no exponential overflows.
+    at = lambda k: jnp.exp(top[k * num_tail - 1] - top[num_tail - 1])
     xi = jnp.log2((at(1) - at(2)) / (at(2) - at(4)))
+    # Infinite between equal sizes, as rounded data have.
+    xi = jnp.where(jnp.isfinite(xi), xi, jnp.nan)
     # xi / (2^xi - 1) is 1 / log 2 at xi = 0.
     small = jnp.abs(xi) < 1e-3
     safe = jnp.where(small, 1, xi)

@@ -15,6 +15,7 @@ from jaxtheory.dynamics.tails._clauset import (
     candidate_counts,
     fit_sorted,
 )
+from jaxtheory.dynamics.tails._lengths import check_settled, shape_and_dtype
 from jaxtheory.linalg import (
     edge_test,
     marchenko_pastur_cdf,
@@ -26,6 +27,7 @@ _MINIMUM_EIGENVALUES = 20
 _MIN_TAIL = 10
 _MAX_CANDIDATES = 128
 _CLEAR = 1e-4
+_ROUNDING = 1e-3
 
 
 class NoiseComparison(NamedTuple):
@@ -47,7 +49,9 @@ class NoiseComparison(NamedTuple):
             probability ``level``.
         ks_distance: Largest distance between the distribution function of the
             eigenvalues and that of the law at the estimated variance.
-        num_nonfinite: Entries that are not finite; unless 0, the rest is NaN.
+        num_nonfinite: Entries that are not finite, and given eigenvalues below zero by
+            more than .001 of the largest, which no covariance has; unless 0, the rest
+            is NaN.
         degenerate: True where the median eigenvalue is 0 to rounding: no noise to hold
             the spectrum against; `p_value` and what follows from it is NaN or 0.
     """
@@ -203,7 +207,7 @@ def spectrum_against_marchenko_pastur(
         arXiv:math/0403022; Fan & Wang, arXiv:2005.11879 (conjugate kernels).
     """
     _check_level(level)
-    shape, dtype = np.shape(features), jnp.result_type(features)
+    shape, dtype = shape_and_dtype("features", features)
     if len(shape) != 2 or shape[0] < 3 or shape[1] < 2:
         raise ValueError(
             "`features` must be a matrix [n, d] of at least three examples and two "
@@ -256,7 +260,7 @@ def eigenvalues_against_marchenko_pastur(
     _check_level(level)
     check_count(at_least=2, num_samples=num_samples)
     check_count(at_least=2, dimension=dimension)
-    shape, dtype = np.shape(eigenvalues), jnp.result_type(eigenvalues)
+    shape, dtype = shape_and_dtype("eigenvalues", eigenvalues)
     floating = jnp.issubdtype(dtype, jnp.floating)
     least = min(num_samples, dimension)
     if len(shape) != 1 or shape[0] < least or not floating:
@@ -301,9 +305,11 @@ def _features_spectrum(x, centre, level):
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _given_spectrum(eigenvalues, num_samples, dimension, level):
-    bad = jnp.sum(~jnp.isfinite(eigenvalues))
+    possible = eigenvalues >= -_ROUNDING * jnp.max(jnp.abs(eigenvalues))
+    bad = jnp.sum(~(possible & jnp.isfinite(eigenvalues)))
     values = -jnp.sort(-eigenvalues)[: min(num_samples, dimension)]
-    return _compare(jnp.maximum(values, 0), num_samples, dimension, level, bad)
+    values = jnp.where(bad > 0, jnp.nan, jnp.maximum(values, 0))
+    return _compare(values, num_samples, dimension, level, bad)
 
 
 def _matrix_spectrum(matrix, num_samples, level):
@@ -390,4 +396,5 @@ def _as_matrix(leaf: Any):
 
 
 def _check_level(level):
+    check_settled("level", level)
     check_number("level", level, lambda p: 0 < p < 1, "a number in (0, 1)")

@@ -38,8 +38,8 @@ def stable(
         The numbers.
 
     Raises:
-        ValueError: `key` is no key, `alpha` is not in ``(0, 2]``, or `dtype` is not
-            single or double precision.
+        ValueError: `key` is no key, `alpha` is not in ``(0, 2]``, `shape` is none, or
+            `dtype` is not single or double precision.
 
     Example:
         >>> import jax, numpy as np
@@ -53,7 +53,10 @@ def stable(
     """
     check_key(key)
     _check_alpha(alpha)
-    return _stable(key, jnp.asarray(alpha, _check_dtype(dtype)), shape)
+    alpha = jnp.asarray(alpha, _check_dtype(dtype))
+    sizes = shape if isinstance(shape, tuple | list) else (shape,)
+    sizes = tuple(check_count(at_least=0, shape=size) for size in sizes)
+    return _stable(key, alpha, sizes)
 
 
 def isotropic_stable(
@@ -111,9 +114,19 @@ def _stable(key, alpha, shape):
     sign = jax.random.rademacher(key_sign, shape, alpha.dtype)
     exponential = -jnp.log1p(-_fine_uniform(key_exponential, shape, alpha.dtype))
     power = (1 - alpha) / alpha
+    # Both factors are near 0 at the end if alpha is near 2: there, from the end.
+    from_end = (1 - 0.5 * alpha) * jnp.pi
+    sine = jnp.where(
+        alpha > 1, jnp.sin(from_end + alpha * distance), jnp.sin(alpha * angle)
+    )
+    cosine = jnp.where(
+        alpha > 1,
+        jnp.sin(from_end + (alpha - 1) * distance),
+        jnp.cos((1 - alpha) * angle),
+    )
     log_size = -jnp.log(jnp.sin(distance)) / alpha
-    log_size += power * (jnp.log(jnp.cos((1 - alpha) * angle)) - jnp.log(exponential))
-    return sign * jnp.sin(alpha * angle) * jnp.exp(log_size)
+    log_size += power * (jnp.log(cosine) - jnp.log(exponential))
+    return sign * sine * jnp.exp(log_size)
 
 
 @functools.partial(jax.jit, static_argnums=2)
