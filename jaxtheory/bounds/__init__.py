@@ -7,6 +7,7 @@ from jaxtheory.bounds._gaussian import gaussian_pac_bayes as gaussian_pac_bayes
 from jaxtheory.bounds._gaussian import prior_bound as prior_bound
 from jaxtheory.bounds._geometric import geometric_few_shot as geometric_few_shot
 from jaxtheory.bounds._gibbs import zero_one_error as zero_one_error
+from jaxtheory.bounds._heavy_tail import heavy_tail_sde as heavy_tail_sde
 from jaxtheory.bounds._holdout import holdout as holdout
 from jaxtheory.bounds._kl import kl_inverse as kl_inverse
 from jaxtheory.bounds._margin import linear_margin as linear_margin
@@ -20,5 +21,9 @@ from jaxtheory.bounds._random_set import random_set_stability as random_set_stab
 from jaxtheory.bounds._random_set import (
     random_set_topological as random_set_topological,
 )
+from jaxtheory.bounds._sgld import sgld_gradient_norm as sgld_gradient_norm
+from jaxtheory.bounds._sgld import sgld_incoherence as sgld_incoherence
+from jaxtheory.bounds._stability import uniform_stability as uniform_stability
 from jaxtheory.bounds._topological import topological as topological
 from jaxtheory.bounds._trajectory_finite_set import finite_set as finite_set
+from jaxtheory.bounds._virtual_noise import virtual_noise as virtual_noise

@@ -151,3 +151,11 @@ def check_steps(*, positive: Sequence[str] = (), **arrays: Any) -> list[np.ndarr
             )
         found.append(array)
     return found
+
+
+def signal_to_noise(
+    rates: np.ndarray, scales: np.ndarray, squares: np.ndarray
+) -> float:
+    """``sum_t eta_t^2 q_t / s_t^2``; infinite, and never NaN, where it overflows."""
+    with np.errstate(over="ignore"):
+        return float(np.sum(np.square(rates * np.sqrt(squares) / scales)))
