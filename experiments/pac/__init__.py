@@ -1,0 +1,1 @@
+"""What `pac_bayes.py` is made of."""
