@@ -1,77 +1,34 @@
-"""Rank correlation over a grid of hyperparameters with several seeds a cell.
+"""What studies of populations share besides `bounds.evaluate`.
 
-Arrays of a population are ``[c, s]``: cells and seeds. A pair of networks counts for a
-correlation by its signs; sums of those over the seeds of two cells are blocks
-``[c, c]``, from which every resampling of cells follows without ranking again.
+Arrays of a population are ``[c, s]``: cells and seeds.
 """
 
-import itertools
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxtheory.bounds.evaluate import differ_in_one, noise_ceiling
+from jaxtheory.bounds.evaluate import pair_sums as blocks
+from jaxtheory.bounds.evaluate import resampled_tau as bootstrap
+from jaxtheory.bounds.evaluate import tau_b as kendall
 
-class Blocks(NamedTuple):
-    """Pairs of networks, summed over the seeds of each pair of cells.
-
-    Attributes:
-        agreement: Pairs in the same order less those in the opposite, ``[c, c]``.
-        untied_left: Pairs that differ in the first quantity.
-        untied_right: Pairs that differ in the second.
-    """
-
-    agreement: np.ndarray
-    untied_left: np.ndarray
-    untied_right: np.ndarray
-
-
-def signs(values: np.ndarray) -> np.ndarray:
-    """Order of each pair of networks, ``[c, s, c, s]`` of -1, 0 and 1.
-
-    NaN is tied with everything: a network that has none counts in no pair.
-    """
-    flat = np.ravel(values)
-    found = np.greater(flat[:, None], flat) * np.float32(1)
-    found -= np.less(flat[:, None], flat)
-    return found.reshape(*values.shape, *values.shape)
-
-
-def blocks(left: np.ndarray, right: np.ndarray) -> Blocks:
-    """Blocks of two quantities ``[c, s]``; networks that lack one count in no pair."""
-    known = ~(np.isnan(left) | np.isnan(right))
-    a, b = (signs(np.where(known, values, np.nan)) for values in (left, right))
-    over = lambda pairs: np.asarray(np.sum(pairs, axis=(1, 3), dtype=np.float64))
-    return Blocks(over(a * b), over(np.abs(a)), over(np.abs(b)))
-
-
-def kendall(found: Blocks, mask: np.ndarray | None = None) -> float:
-    """Kendall's tau-b over all pairs, or those in a mask ``[c, c]``."""
-    sums = [np.sum(b if mask is None else b * mask) for b in found]
-    return _ratio(*sums)
-
-
-def _ratio(agreement, left, right):
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return agreement / np.sqrt(left * right)
+__all__ = [
+    "Ceiling",
+    "alone",
+    "blocks",
+    "bootstrap",
+    "ceiling",
+    "equal",
+    "kendall",
+    "permutation_band",
+    "resamples",
+    "tau",
+]
 
 
 def tau(left: np.ndarray, right: np.ndarray) -> float:
     """Kendall's tau-b of two arrays; NaN where one of them is constant."""
-    return float(kendall(blocks(left[:, None], right[:, None])))
-
-
-def bootstrap(found: Blocks, counts: np.ndarray) -> np.ndarray:
-    """Tau in resamples of cells, all seeds of a cell together.
-
-    Args:
-        found: Blocks.
-        counts: How often each resample holds each cell, ``[b, c]``.
-
-    Returns:
-        ``[b]``. Copies of a network are tied with each other in both quantities, which
-        tau-b leaves out.
-    """
-    return _ratio(*(np.sum((counts @ b) * counts, axis=1) for b in found))
+    return kendall(blocks(left[:, None], right[:, None]))
 
 
 def resamples(num_cells: int, number: int, draw: np.random.Generator) -> np.ndarray:
@@ -84,6 +41,9 @@ def permutation_band(
     rows: np.ndarray, gap: np.ndarray, number: int, draw: np.random.Generator
 ) -> np.ndarray:
     """The largest of all rows' ``|tau|`` when gaps belong to other cells.
+
+    Pairs of networks that lack a value stay in the denominator, as the published
+    figures have it; `bounds.evaluate.permutation_band` takes them out.
 
     Args:
         rows: `signs` of each row of the table, ``[m, c, s, c, s]``.
@@ -123,22 +83,7 @@ class Ceiling(NamedTuple):
 
 def ceiling(gap: np.ndarray, same_width: np.ndarray) -> Ceiling:
     """The noise ceiling of a gap ``[c, s]``, and within pairs of cells ``[c, c]``."""
-    seeds = range(gap.shape[1])
-    found = [
-        blocks(gap[:, [a]], gap[:, [b]]) for a, b in itertools.combinations(seeds, 2)
-    ]
-    pairs, narrow = ([kendall(f, m) for f in found] for m in (None, same_width))
-    others = lambda seed: cell_means(np.delete(gap, seed, axis=1))
-    rest = [tau(gap[:, seed], others(seed)) for seed in seeds]
-    return Ceiling(*(float(np.mean(taus)) for taus in (pairs, rest, narrow)))
-
-
-def cell_means(values: np.ndarray) -> np.ndarray:
-    """Mean over the seeds of a cell that have a value; NaN where none has."""
-    known = ~np.isnan(values)
-    number = np.sum(known, axis=1)
-    total = np.sum(np.where(known, values, 0), axis=1)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+    return Ceiling(*noise_ceiling(gap, same_width)[:3])
 
 
 def alone(cells: np.ndarray) -> np.ndarray:
@@ -147,9 +92,7 @@ def alone(cells: np.ndarray) -> np.ndarray:
     Args:
         cells: Hyperparameters, ``[c, h]``.
     """
-    differ = cells[:, None] != cells[None]
-    single = np.sum(differ, axis=2, keepdims=True) == 1
-    return np.moveaxis(differ & single, 2, 0)
+    return differ_in_one({str(i): column for i, column in enumerate(cells.T)})
 
 
 def equal(cells: np.ndarray, place: int) -> np.ndarray:

@@ -5,19 +5,21 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.population.correlation import (
-    Blocks,
     Ceiling,
     alone,
-    blocks,
-    bootstrap,
     ceiling,
-    cell_means,
     equal,
-    kendall,
     permutation_band,
     resamples,
-    signs,
     tau,
+)
+from jaxtheory.bounds.evaluate import (
+    PairSums,
+    cell_means,
+    pair_sums,
+    resampled_tau,
+    signs,
+    tau_b,
 )
 
 
@@ -96,18 +98,18 @@ def rank(
     draw = np.random.default_rng(seed)
     counts = resamples(len(gap), num_resamples, draw)
     rate = np.broadcast_to(cells[:, :1], gap.shape)
-    pairs = {name: blocks(values, gap) for name, values in rows.items()}
-    rates = {name: blocks(values, rate) for name, values in rows.items()}
+    pairs = {name: pair_sums(values, gap) for name, values in rows.items()}
+    rates = {name: pair_sums(values, rate) for name, values in rows.items()}
     single = alone(cells)
     granulated = {
-        name: np.array([kendall(found, mask) for mask in single])
+        name: np.array([tau_b(found, mask) for mask in single])
         for name, found in pairs.items()
     }
-    samples = {name: bootstrap(found, counts) for name, found in pairs.items()}
+    samples = {name: resampled_tau(found, counts) for name, found in pairs.items()}
     correlations = {
         name: _correlation(
             values, gap, test_loss, cells, pairs[name], samples[name], granulated[name]
-        )._replace(learning_rate=float(kendall(rates[name])))
+        )._replace(learning_rate=tau_b(rates[name]))
         for name, values in rows.items()
     }
     stacked = np.stack([signs(values) for values in rows.values()])
@@ -118,7 +120,7 @@ def rank(
         samples,
         float(np.quantile(largest, 0.95)),
         ceiling(gap, equal(cells, 2)),
-        {name: bootstrap(found, counts) for name, found in rates.items()},
+        {name: resampled_tau(found, counts) for name, found in rates.items()},
     )
 
 
@@ -127,7 +129,7 @@ def _correlation(
     gap: np.ndarray,
     test_loss: np.ndarray,
     cells: np.ndarray,
-    found: Blocks,
+    found: PairSums,
     samples: np.ndarray,
     granulated: np.ndarray,
 ) -> Correlation:
@@ -141,16 +143,16 @@ def _correlation(
     # A row that is a hyperparameter is constant where that does not vary.
     varying = granulated[~np.isnan(granulated)]
     return Correlation(
-        pooled=float(kendall(found)),
+        pooled=tau_b(found),
         error=float(np.std(samples, ddof=1)) if len(samples) > 1 else np.nan,
         low=float(low),
         high=float(high),
-        test_loss=float(kendall(blocks(known, test_loss))),
+        test_loss=tau_b(pair_sums(known, test_loss)),
         cell_means=means,
         within_seeds=float(np.mean(within)),
         within_error=float(np.std(within, ddof=1) / np.sqrt(len(within))),
-        fixed_rate=float(kendall(found, equal(cells, 0))),
-        fixed_width=float(kendall(found, equal(cells, 2))),
+        fixed_rate=tau_b(found, equal(cells, 0)),
+        fixed_width=tau_b(found, equal(cells, 2)),
         alone=float(np.mean(varying)) if len(varying) else np.nan,
         learning_rate=np.nan,
     )

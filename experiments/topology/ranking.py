@@ -5,17 +5,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.population.correlation import (
-    alone,
-    blocks,
-    bootstrap,
-    ceiling,
-    equal,
-    kendall,
-    permutation_band,
-    signs,
-)
+from experiments.population.correlation import alone, equal, permutation_band
 from experiments.topology.paths import LENGTH, Measured, name
+from jaxtheory.bounds.evaluate import (
+    noise_ceiling,
+    pair_sums,
+    partial_tau,
+    resampled_tau,
+    signs,
+    tau_b,
+)
 
 
 class Correlation(NamedTuple):
@@ -117,15 +116,15 @@ def rank(
         pooled, given_rate = _partial(*three[0], counts)
         given_length = _partial(*three[1], counts)[1]
         samples[row] = Samples(pooled[1:], given_rate[1:], given_length[1:])
-        whole = blocks(found.value, gap)
-        tau = lambda a, b: float(kendall(blocks(a, b)))
+        whole = pair_sums(found.value, gap)
+        tau = lambda a, b: tau_b(pair_sums(a, b))
         low, high = _interval(pooled[1:])
         correlations[row] = Correlation(
             float(pooled[0]),
             low,
             high,
-            float(kendall(whole, by_rate)),
-            float(kendall(whole, by_batch)),
+            tau_b(whole, by_rate),
+            tau_b(whole, by_batch),
             float(given_rate[0]),
             float(given_length[0]),
             tau(found.value, rate),
@@ -135,12 +134,12 @@ def rank(
         )
     stacked = np.stack([signs(found.value) for found in rows.values()])
     largest = permutation_band(stacked, signs(gap), num_resamples, draw)
-    limit = ceiling(gap, equal(cells, 0))
+    limit = noise_ceiling(gap, equal(cells, 0))
     return Ranking(
         correlations,
         samples,
         float(np.quantile(largest, 0.95)),
-        Ceiling(limit.between_seeds, limit.from_other_seeds, limit.fixed_width),
+        Ceiling(limit.between_seeds, limit.from_other_seeds, limit.within),
     )
 
 
@@ -169,11 +168,8 @@ def _partial(left, right, given, counts):
         np.where(known, values, np.nan).reshape(-1, 1)
         for values in (left, right, given)
     ]
-    pairs = ((0, 1), (0, 2), (1, 2))
-    plain, first, second = (
-        bootstrap(blocks(columns[a], columns[b]), counts) for a, b in pairs
-    )
-    rest = (1 - first**2) * (1 - second**2)
-    # What is given ranks as the quantity itself does: nothing of it is left.
-    rest = np.where(rest > 1e-12, rest, np.nan)
-    return plain, (plain - first * second) / np.sqrt(rest)
+    matrix = np.broadcast_to(np.eye(3), (len(counts), 3, 3)).copy()
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        taus = resampled_tau(pair_sums(columns[a], columns[b]), counts)
+        matrix[:, a, b] = matrix[:, b, a] = taus
+    return matrix[:, 0, 1], partial_tau(matrix)
