@@ -3,6 +3,9 @@
 from jaxtheory._types import Bound as Bound
 from jaxtheory.bounds import evaluate as evaluate
 from jaxtheory.bounds._few_shot import few_shot as few_shot
+from jaxtheory.bounds._fractal import fractal_dimension as fractal_dimension
+from jaxtheory.bounds._fractal import random_set_box as random_set_box
+from jaxtheory.bounds._fractal import sharpness_dimension as sharpness_dimension
 from jaxtheory.bounds._gaussian import gaussian_pac_bayes as gaussian_pac_bayes
 from jaxtheory.bounds._gaussian import prior_bound as prior_bound
 from jaxtheory.bounds._geometric import geometric_few_shot as geometric_few_shot
@@ -16,7 +19,6 @@ from jaxtheory.bounds._posterior import GaussianPosterior as GaussianPosterior
 from jaxtheory.bounds._posterior import bounded_cross_entropy as bounded_cross_entropy
 from jaxtheory.bounds._posterior import init_posterior as init_posterior
 from jaxtheory.bounds._posterior import pac_bayes_objective as pac_bayes_objective
-from jaxtheory.bounds._random_set import random_set_box as random_set_box
 from jaxtheory.bounds._random_set import random_set_stability as random_set_stability
 from jaxtheory.bounds._random_set import (
     random_set_topological as random_set_topological,
@@ -24,6 +26,8 @@ from jaxtheory.bounds._random_set import (
 from jaxtheory.bounds._sgld import sgld_gradient_norm as sgld_gradient_norm
 from jaxtheory.bounds._sgld import sgld_incoherence as sgld_incoherence
 from jaxtheory.bounds._stability import uniform_stability as uniform_stability
+from jaxtheory.bounds._table import Table as Table
+from jaxtheory.bounds._table import table as table
 from jaxtheory.bounds._topological import topological as topological
 from jaxtheory.bounds._trajectory_finite_set import finite_set as finite_set
 from jaxtheory.bounds._virtual_noise import virtual_noise as virtual_noise

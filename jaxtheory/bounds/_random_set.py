@@ -25,7 +25,7 @@ from jaxtheory.bounds._trajectory_geometry import (
     resolve_distances,
 )
 
-_STABLE = (
+STABLE = (
     ESTIMATED,
     "`beta` is the random-set stability (paired runs measure a mean over fresh "
     "examples, where the theorem has the swapped ones and their largest difference)",
@@ -86,7 +86,7 @@ def random_set_stability(
         Tuci, Bastian, Dupuis, Navab, Birdal & Simsekli, arXiv:2507.06775.
     """
     risk, n, largest = check_setting(empirical_risk, num_examples, loss_bound)
-    beta = _check_beta(beta)
+    beta = check_beta(beta)
     num_points = check_count(num_points=num_points)
     check_word("constants", constants, ("derived", "published"))
     gap, size = counted_gap(beta, num_points, n, largest, constants)
@@ -95,7 +95,7 @@ def random_set_stability(
         gap=gap,
         loss_bound=largest,
         delta=None,
-        assumptions=[INDEPENDENT, BOUNDED, _STABLE, _at_size(size), IN_EXPECTATION],
+        assumptions=[INDEPENDENT, BOUNDED, STABLE, _at_size(size), IN_EXPECTATION],
     )
 
 
@@ -165,7 +165,7 @@ def random_set_topological(
     """
     array, _ = check_losses(losses, loss_bound)
     risk, n, largest = check_setting(empirical_risk, num_examples, loss_bound)
-    beta, alpha = _check_beta(beta), check_alpha(alpha)
+    beta, alpha = check_beta(beta), check_alpha(alpha)
     check_word("constants", constants, ("derived", "published"))
     metric, constant, assumed = resolve_distances(array, distances, lipschitz)
     own, size = topological_gap(
@@ -190,80 +190,9 @@ def random_set_topological(
             LOSSES_IN_RANGE,
             (ON_TRUST, "the losses are those of fresh examples"),
             *assumed,
-            _STABLE,
+            STABLE,
             smaller_of(own, counted),
             _at_size(size if own < counted else other),
-            IN_EXPECTATION,
-        ],
-    )
-
-
-def random_set_box(
-    empirical_risk: float,
-    beta: float,
-    dimension: float,
-    *,
-    num_examples: int,
-    loss_bound: float,
-    scale: float | None = None,
-    lipschitz: float = 1.0,
-    constants: Literal["derived", "published"] = "derived",
-) -> Bound:
-    r"""Bound on the gap of a random set, from stability and its box dimension ``D``.
-
-        derived:    min_J  2 s L + B sqrt(4 D ln(1/s) / J) + 2 J beta
-        published:  2 (B/n + s L + beta^(1/3) (1 + B sqrt(4 D ln(1/s))))
-
-    over ``J`` up to ``n``, at a radius ``s`` below which the set is covered by at most
-    ``s^(-2D)`` balls. (The published form is that of ``J = beta^(-2/3)``; taking losses
-    around ``B/2`` halves its square root.)
-
-    Args:
-        empirical_risk: Mean training loss, in ``[0, B]``.
-        beta: As for `random_set_stability`.
-        dimension: Upper box dimension ``D >= 0``.
-        num_examples: Number ``n >= 2`` of training examples.
-        loss_bound: Largest loss ``B`` that an example can have.
-        scale: Radius ``s`` in (0, 1); None is ``1 / sqrt(n)``.
-        lipschitz: Of the loss in the metric of `dimension`; 1 in ``rho_S``.
-        constants: "derived" or "published".
-
-    Returns:
-        Bound in expectation (`delta` is None). Never a certificate: a dimension is a
-        limit of radii to zero, and a finite set has dimension 0.
-
-    Raises:
-        ValueError: An argument is out of range or traced.
-
-    Example:
-        >>> bound = random_set_box(0.0, 1e-6, 1.5, num_examples=50_000, loss_bound=1.0)
-        >>> round(bound.complexity, 3)
-        0.085
-
-    References:
-        Tuci et al., arXiv:2507.06775 (box-counting form).
-    """
-    risk, n, largest = check_setting(empirical_risk, num_examples, loss_bound)
-    beta = _check_beta(beta)
-    dimension, scale, lipschitz = check_covering(dimension, scale, lipschitz, n)
-    check_word("constants", constants, ("derived", "published"))
-    root = largest * np.sqrt(-4 * dimension * np.log(scale))
-    if constants == "published":
-        size = _published_size(beta, n)
-        gap = 2 * (largest / n + scale * lipschitz + size * beta + root / np.sqrt(size))
-    else:
-        sizes = _sizes(n)
-        gap = 2 * scale * lipschitz + np.min(root / np.sqrt(sizes) + 2 * sizes * beta)
-    return gap_bound(
-        empirical_risk=risk,
-        gap=float(gap),
-        loss_bound=largest,
-        delta=None,
-        assumptions=[
-            INDEPENDENT,
-            BOUNDED,
-            _STABLE,
-            *covering_assumptions(scale, lipschitz),
             IN_EXPECTATION,
         ],
     )
@@ -302,10 +231,10 @@ def topological_gap(
     """The topological term of `random_set_topological`, and its ``J``."""
     shared = dict(alpha=alpha, lipschitz=lipschitz, loss_bound=loss_bound)
     if constants == "published":
-        size = _published_size(beta, num_examples)
+        size = published_size(beta, num_examples)
         term = published_covering_gap(lifetime_sum, num_examples=size, **shared)
         return term + 2 * size * beta, size
-    sizes = _sizes(num_examples)
+    sizes = swap_sizes(num_examples)
     terms = covering_gap(
         lifetime_sum, num_points=num_points, num_examples=sizes, **shared
     )
@@ -314,38 +243,12 @@ def topological_gap(
     return float(gaps[best]), float(sizes[best])
 
 
-def check_covering(
-    dimension: float, scale: float | None, lipschitz: float, num_examples: int
-) -> tuple[float, float, float]:
-    """Dimension, radius and Lipschitz constant as floats; raise if out of range."""
-    check_concrete(dimension=dimension, scale=scale, lipschitz=lipschitz)
-    finite = lambda value: 0 <= value < np.inf
-    check_number("dimension", dimension, finite, "finite and at least 0")
-    radius = 1 / np.sqrt(num_examples) if scale is None else scale
-    check_number("scale", radius, lambda s: 0 < s < 1, "a radius in (0, 1)")
-    positive = lambda value: 0 < value < np.inf
-    check_number("lipschitz", lipschitz, positive, "positive and finite")
-    return float(dimension), float(radius), float(lipschitz)
-
-
-def covering_assumptions(scale: float, lipschitz: float) -> list[tuple[str, str]]:
-    """What a dimension is taken to say of the set."""
-    return [
-        (ESTIMATED, "the dimension"),
-        (
-            ON_TRUST,
-            f"a set of dimension D is covered by s^(-2D) balls of radius {scale:.3g}",
-        ),
-        (ON_TRUST, f"the loss is {lipschitz:g}-Lipschitz in its metric (1 in rho_S)"),
-    ]
-
-
-def _sizes(num_examples):
+def swap_sizes(num_examples):
     """Whole numbers up to `num_examples`, 200 at most, evenly spaced in logarithm."""
     return np.unique(np.round(np.geomspace(1, num_examples, 200)))
 
 
-def _published_size(beta, num_examples):
+def published_size(beta, num_examples):
     """``beta^(-2/3)``, where the terms are of one order, but from 1 to ``n``."""
     size = beta ** (-2 / 3) if beta > 0 else np.inf
     return float(np.clip(size, 1, num_examples))
@@ -355,7 +258,7 @@ def _at_size(size):
     return ESTIMATED, f"the best number of swapped examples, J = {size:.6g}, by `beta`"
 
 
-def _check_beta(beta):
+def check_beta(beta):
     check_concrete(beta=beta)
     check_number(
         "beta",
