@@ -92,6 +92,8 @@ def test_what_is_read_lazily_is_what_is_read_at_once(folder, whole):
 INDICES = [0, -1, 3, np.int64(2), slice(None), slice(1, 4), slice(-2, None)]
 INDICES += [slice(None, None, 2), slice(4, 1, -1), slice(3, 3), [0, 2], (2, 1), (4, -1)]
 INDICES += [(1, slice(1, None)), (slice(1, 3), 0), (3, [2, 0]), (2, None), (1, ...)]
+INDICES += [(), True, (1, slice(0, 99)), (1, slice(None, -1)), (1, slice(-2, None))]
+INDICES += [(1, slice(2, 1)), (1, slice(-99, 1)), (1, slice(9, 12)), (1, slice(0, 0))]
 INDICES += [np.array([True, False, True, False, True]), (2, slice(None, None, 2))]
 
 
@@ -101,7 +103,7 @@ def test_indices_are_numpys(index, folder, whole):
     array, expected = lazy.records["params"], whole.records["params"]
     np.testing.assert_array_equal(np.asarray(array[index]), expected[index])
     rows, expected = lazy.trace["loss"], whole.trace["loss"]
-    first = index[0] if isinstance(index, tuple) else index
+    first = index[0] if isinstance(index, tuple) and index else index
     if not isinstance(first, np.ndarray):
         np.testing.assert_array_equal(np.asarray(rows[first]), expected[first])
         again = np.asarray(rows[2:][1:])

@@ -93,6 +93,13 @@ def test_single_precision_starts_at_zero_and_rests_there():
     assert not rest.path.any()
 
 
+def test_a_constant_loss_moves_nothing():
+    loss: Any = lambda w: 1.0
+    flow = implicit.gradient_flow(loss, jnp.ones(2), learning_rate=0.5, num_steps=1)
+    assert flow.path.tolist() == [[1, 1], [1, 1]]
+    assert flow.losses.tolist() == [1, 1]
+
+
 def test_a_flow_that_leaves_in_finite_time_is_flagged():
     # dw/dt = w^2 is infinite at t = 1.
     got = implicit.gradient_flow(

@@ -129,6 +129,27 @@ def test_tensors_of_pytorch():
     assert from_arrays(half).records["params"].dtype == jnp.bfloat16
 
 
+def test_iterates_that_are_changed_in_place():
+    def training():
+        model = {"w": PATH[0].copy()}
+        for row in PATH:
+            model["w"][:] = row
+            yield model
+
+    for record in (None, {"params": lambda state: state.params}):
+        history = from_arrays(training(), record=record)
+        np.testing.assert_allclose(history.records["params"]["w"], PATH, rtol=1e-6)
+        steps = history.records["since_previous"][1:]
+        np.testing.assert_allclose(steps, lengths(PATH), rtol=1e-14)
+
+
+def test_steps_that_are_no_numbers_of_training():
+    steps = np.arange(6) * 2**31
+    assert from_arrays(PATH, steps=steps).steps.tolist() == steps.tolist()
+    with pytest.raises(ValueError, match=r"32 bits .* one is 2147483648"):
+        from_arrays(PATH, steps=steps, record=SKETCH)
+
+
 def test_a_path_that_diverges_is_cut_and_says_where():
     path = PATH.copy()
     path[4, 2] = np.nan
@@ -163,6 +184,17 @@ BAD = {
     "few steps": ((PATH,), {"steps": [0, 1]}, "2 steps and more iterates"),
     "many steps": ((PATH,), {"steps": range(9)}, "9 steps and 6 iterates"),
     "equal steps": ((PATH,), {"steps": [0, 1, 1, 2, 3, 4]}, "`steps` must increase"),
+    "falling steps": (
+        (PATH,),
+        {"steps": np.arange(6, dtype="u8")[::-1]},
+        "`steps` must increase",
+    ),
+    "a start at infinity": (
+        (PATH,),
+        {"initial": np.full(8, np.inf)},
+        "`initial` must be finite",
+    ),
+    "words for losses": ((PATH,), {"losses": ["low"] * 6}, "`losses` must be numbers"),
     "real steps": ((PATH,), {"steps": PATH[:, 0]}, "one whole number for each"),
     "few losses": ((PATH,), {"losses": [1.0]}, r"6 iterates, but has shape \(1,\)"),
     "many losses": ((PATH,), {"losses": PATH}, r"6 iterates, but has shape \(6, 8\)"),

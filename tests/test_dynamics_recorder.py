@@ -190,6 +190,8 @@ def test_bad_subsamples(user_land):
         losses(key=key)
     with pytest.raises(ValueError, match="`key` must be one typed random key"):
         losses(num=2)
+    with pytest.raises(ValueError, match="`key` must have values, but is traced"):
+        jax.jit(lambda key: losses(num=2, key=key)(STATE))(key)
     with pytest.raises(ValueError, match="as many examples"):
         dynamics.example_losses(model, squared_error, X, Y[:3])
     wrong = dynamics.example_losses(model, lambda out, y: jnp.sum(out - y), X, Y)
@@ -280,6 +282,21 @@ def test_equal_statistics_are_equal():
     assert statistics() != statistics(batch_size=3)
 
 
+def test_measurements_built_inside_jit_of_known_arrays():
+    key, directions = jax.random.key(0), np.eye(3, dtype=np.float32)
+
+    @jax.jit
+    def inside(state):
+        losses = dynamics.example_losses(model, squared_error, X, Y, num=2, key=key)
+        along = dynamics.projections(directions).project(jnp.arange(3.0))
+        return losses(state), along, statistics(key=key)(state).gradient_norm
+
+    losses, along, norm = inside(STATE)
+    assert losses.shape == (2,)
+    assert along.tolist() == [0, 1, 2]
+    assert norm > 0
+
+
 def test_bad_statistics(user_land):
     with pytest.raises(
         ValueError, match="below the number of examples, 12, but was 12"
@@ -291,6 +308,8 @@ def test_bad_statistics(user_land):
         statistics(num_batches=1)
     with pytest.raises(ValueError, match="`key` must be one typed random key"):
         statistics(key=0)
+    with pytest.raises(ValueError, match="`key` must have values, but is traced"):
+        jax.jit(lambda key: statistics(key=key)(STATE))(jax.random.key(0))
     with pytest.raises(ValueError, match=r"`onto` must be `sketch\(...\)`"):
         statistics(onto=jnp.eye(16))
     with pytest.raises(ValueError, match="`batch_size` must be None"):

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -327,6 +328,13 @@ def test_bad_dim(dim, user_land):
 def test_bad_seed(seed, user_land):
     with pytest.raises(ValueError, match="`seed` must be an integer from 0 to"):
         dynamics.sketch(seed=seed)
+
+
+def test_whole_numbers_of_numpy(user_land):
+    dim: Any = np.int64(8)
+    seed: Any = np.uint8(3)
+    same = dynamics.sketch(dim=8, seed=3)
+    assert dynamics.sketch(dim=dim, seed=seed) == same
 
 
 @pytest.mark.parametrize("kind", ["sparse", None, 1])

@@ -17,7 +17,7 @@ from jaxtheory.batching import (
     check_key,
     map_examples,
 )
-from jaxtheory.dynamics._held import Held
+from jaxtheory.dynamics._held import Held, check_known
 
 
 def example_losses(
@@ -82,6 +82,7 @@ def example_losses(
     n = check_examples(x=x, y=y)
     indices = _draw(n, num, key=key)
     if num is not None:
+        check_known(x=x, y=y)
         # On the host, where the same draw is recognised by its contents.
         x, y = jax.tree.map(lambda a: np.asarray(a)[indices], (x, y))
     return ExampleLosses(apply_fn, loss_fn, Held((x, y)), batch_size, indices)
@@ -132,4 +133,7 @@ def _draw(n, num, *, key):
             "None for all."
         )
     check_key(key)
-    return np.sort(np.asarray(jax.random.choice(key, n, (num,), replace=False)))
+    check_known(key=key)
+    with jax.ensure_compile_time_eval():
+        chosen = jax.random.choice(key, n, (num,), replace=False)
+    return np.sort(np.asarray(chosen))

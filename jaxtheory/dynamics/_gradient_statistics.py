@@ -18,7 +18,7 @@ from jaxtheory.batching import (
     num_shards,
     sum_examples,
 )
-from jaxtheory.dynamics._held import Held
+from jaxtheory.dynamics._held import Held, check_known
 from jaxtheory.dynamics._sketch import Sketch
 from jaxtheory.dynamics._snapshots import Projections
 
@@ -32,7 +32,7 @@ class GradientStatistics(NamedTuple):
             gradients, estimated from the noise samples.
         noise_scale: ``covariance_trace / gradient_norm^2``, in examples. Its error is
             that of the trace alone: the gradient is exact. Infinite where the gradient
-            is zero.
+            is zero; NaN where the noise is zero too.
         noise_norms: Norm of each noise sample ``g_B - G``, one a minibatch.
         noise: The noise samples themselves, sketched or projected, one a row.
     """
@@ -122,6 +122,7 @@ def gradient_statistics(
     check_function("apply_fn", apply_fn)
     check_function("loss_fn", loss_fn)
     check_key(key)
+    check_known(key=key)
     n = check_examples(x=x, y=y)
     if check_count(batch_size=batch_size) >= n:
         raise ValueError(
@@ -135,13 +136,15 @@ def gradient_statistics(
             "`onto` must be `sketch(...)`, `projections(...)` or None, but is a "
             f"{type(onto).__name__}."
         )
+    with jax.ensure_compile_time_eval():
+        key_data = tuple(jax.random.key_data(key).tolist())
     return GradientStatisticsMeasurement(
         apply_fn,
         loss_fn,
         Held((x, y)),
         batch_size,
         num_batches,
-        tuple(jax.random.key_data(key).tolist()),
+        key_data,
         jax.random.key_impl(key),
         Sketch(128, 0) if onto is None else onto,
         chunk_size,

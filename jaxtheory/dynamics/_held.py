@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import PyTree
 
 
@@ -35,6 +36,23 @@ class Held:
 
     def __hash__(self):
         return self._hash
+
+
+def check_known(**trees: PyTree) -> None:
+    """Raise if values that a measurement is built from are traced.
+
+    Args:
+        **trees: Arrays; the keyword is the name that an error message uses.
+
+    Raises:
+        ValueError: One is traced.
+    """
+    for name, tree in trees.items():
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):
+            raise ValueError(
+                f"`{name}` must have values, but is traced. Take it outside `jit`: "
+                "measurements are built there, and called inside."
+            )
 
 
 def _frozen(leaf):

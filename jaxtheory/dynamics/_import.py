@@ -32,9 +32,9 @@ def from_arrays(
             "`iterates` must be a matrix [r, p] or an iterable of pytrees, one each "
             f"iterate, but is a {type(iterates).__name__}."
         )
-    states = (jax.tree.map(_host, iterate) for iterate in iterates)
+    states = (jax.tree.map(_kept, iterate) for iterate in iterates)
     if initial is not None:
-        initial = jax.tree.map(_host, initial)
+        initial = jax.tree.map(_kept, initial)
     return _collect(_numbered(states, steps), losses, initial, record, "iterates")
 
 
@@ -66,7 +66,8 @@ def _numbered(states: Iterator[Any], steps: Any) -> Iterator[tuple[int, Any]]:
             "`steps` must be one whole number for each iterate, [r], but has shape "
             f"{steps.shape} and dtype {steps.dtype}."
         )
-    if (np.diff(steps) <= 0).any():
+    # Not by differences, which of unsigned numbers are never negative.
+    if (steps[1:] <= steps[:-1]).any():
         raise ValueError("`steps` must increase from iterate to iterate, but do not.")
     count = 0
     for count, state in enumerate(states, 1):
@@ -91,6 +92,10 @@ def _collect(states, losses, initial, record, argument) -> dict[str, Any]:
             _check_first(params, argument)
             initial = params if initial is None else initial
             _check_like(initial, params, "initial", argument)
+            if initial is not params and not _is_finite(initial):
+                raise ValueError(
+                    "`initial` must be finite, but has numbers that are not."
+                )
         else:
             _check_like(params, previous, f"{argument} at step {step}", argument)
         # An overflow is what is looked for.
@@ -104,6 +109,12 @@ def _collect(states, losses, initial, record, argument) -> dict[str, Any]:
                 )
             diverged_at = steps[-1]
             break
+        if record is not None and not -(2**31) <= step < 2**31:
+            raise ValueError(
+                f"the steps of `{argument}` must be numbers of 32 bits to be measured "
+                f"at, as `state.step` is one, but one is {step}. Pass `record=None`, "
+                "or count in larger units."
+            )
         steps.append(step)
         distances.append(distance)
         kept.append(_measured(record, step, params, initial))
@@ -121,6 +132,9 @@ def _fields(steps, records, losses, diverged_at, params, initial):
     trace = {"step_length": records["since_previous"][1:]}
     if losses is not None:
         losses = _host(losses)
+        is_real = jnp.issubdtype(losses.dtype, jnp.floating)
+        if not is_real and not np.issubdtype(losses.dtype, np.integer):
+            raise ValueError(f"`losses` must be numbers, but has dtype {losses.dtype}.")
         whole = losses.shape[:1] == steps.shape or diverged_at is not None
         if losses.ndim != 1 or not whole or len(losses) < len(steps):
             raise ValueError(
@@ -228,6 +242,12 @@ def _host(leaf):
         if str(leaf.dtype) == "torch.bfloat16":  # NumPy's protocol knows it not
             return np.asarray(leaf.float()).astype(jnp.bfloat16)
     return np.asarray(leaf)
+
+
+def _kept(leaf):
+    """The same, which later changes in place do not reach: of a model in training."""
+    array = _host(leaf)
+    return array if isinstance(leaf, jax.Array) else np.array(array)
 
 
 def _distance(tree, other):

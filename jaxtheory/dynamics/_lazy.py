@@ -149,7 +149,12 @@ class LazyArray:
 
     def __getitem__(self, index: Any) -> Any:
         """One row (or part of it) as an array, or a range of rows, still on disk."""
+        if isinstance(index, tuple) and not index:
+            return np.asarray(self)
         first, *rest = index if isinstance(index, tuple) else (index,)
+        if isinstance(first, bool):
+            # NumPy's new axis; as a number it would be a row.
+            return np.asarray(self)[index]
         if isinstance(first, slice):
             rows = range(len(self))[first]
             whole = not rest and rows.step == 1
@@ -181,7 +186,7 @@ class LazyArray:
         number = int(np.searchsorted(self._borders, row, side="right")) - 1
         part = self._parts[number]
         # What safetensors can cut out itself need not be read whole.
-        plain = len(rest) < self.ndim and all(map(_is_plain, rest))
+        plain = len(rest) < self.ndim and all(map(_is_plain, rest, self.shape[1:]))
         index = rest if plain else ()
         if part.rows is not None:
             index = (part.rows[row - self._borders[number]], *index)
@@ -245,7 +250,11 @@ def tensors(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     return {name: file.read(name) for name in names if name in file}
 
 
-def _is_plain(index):
+def _is_plain(index, size):
+    """Whether safetensors takes it: an index from the front, within the array."""
     if isinstance(index, slice):
-        return index.step in (None, 1)
-    return isinstance(index, int | np.integer) and not isinstance(index, bool)
+        start, stop, step = index.indices(size)
+        bounds = index.start in (None, start) and index.stop in (None, stop)
+        return step == 1 and bounds and start < stop
+    is_number = isinstance(index, int | np.integer) and not isinstance(index, bool)
+    return is_number and 0 <= index < size

@@ -101,9 +101,11 @@ def check_schedule(num_steps: Any, record_every: Any) -> int | tuple[int, ...]:
     for name, value in (("num_steps", num_steps), ("record_every", record_every)):
         if name == "record_every" and (value is None or _is_sequence(value)):
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not is_whole or value < 1:
             raise ValueError(f"`{name}` must be a positive integer, but was {value!r}.")
     if record_every is None:
+        num_steps = int(num_steps)
         return max(d for d in range(1, min(num_steps, _MOST) + 1) if num_steps % d == 0)
     if _is_sequence(record_every):
         return _check_steps(num_steps, record_every)
@@ -112,7 +114,7 @@ def check_schedule(num_steps: Any, record_every: Any) -> int | tuple[int, ...]:
             f"`record_every` must divide `num_steps`, so that the last state is "
             f"recorded, but {record_every} does not divide {num_steps}."
         )
-    return record_every
+    return int(record_every)
 
 
 def pieces(schedule: int | Sequence[int], num_steps: int) -> list[Piece]:

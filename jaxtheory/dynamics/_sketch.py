@@ -8,6 +8,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxtheory._types import TrainState
 from jaxtheory.batching import check_function, check_number
+from jaxtheory.dynamics._held import check_known
 from jaxtheory.dynamics._sketch_maps import MAPS, sketch_vector
 from jaxtheory.dynamics._vectors import as_vector, moved
 
@@ -82,9 +83,10 @@ def sketch(
         signed hash). Tropp, arXiv:1011.1595 (the subsampled randomised Hadamard
         transform).
     """
-    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
+    is_whole = lambda a: isinstance(a, int | np.integer) and not isinstance(a, bool)
+    if not is_whole(dim) or dim < 1:
         raise ValueError(f"`dim` must be a positive integer, but was {dim!r}.")
-    if type(seed) is not int or not 0 <= seed < 2**32:
+    if not is_whole(seed) or not 0 <= seed < 2**32:
         # Without x64, JAX cuts a larger seed off: two of them would be one.
         raise ValueError(
             f"`seed` must be an integer from 0 to 2**32 - 1, but was {seed!r}."
@@ -93,7 +95,7 @@ def sketch(
         raise ValueError(f"`kind` must be one of {[*MAPS]}, but was {kind!r}.")
     if of is not None:
         check_function("of", of)
-    return Sketch(dim, seed, kind, of)
+    return Sketch(int(dim), int(seed), kind, of)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +158,7 @@ class Sketch:
         Raises:
             ValueError: `effective_rank` is not a number of at least 1.
         """
+        check_known(effective_rank=effective_rank)
         check_number(
             "effective_rank", effective_rank, lambda r: r >= 1, "a number of at least 1"
         )
@@ -181,6 +184,7 @@ class Sketch:
             ValueError: `points` are not at least two sketches of this length, or do not
                 move.
         """
+        check_known(points=points)
         points = np.asarray(points, np.float64)
         if points.ndim != 2 or points.shape[0] < 2 or points.shape[1] != self.dim:
             raise ValueError(

@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxtheory._types import Measurement, TrainState
 from jaxtheory.batching import SelectFn, check_function, check_params, select_leaves
-from jaxtheory.dynamics._held import Held
+from jaxtheory.dynamics._held import Held, check_known
 from jaxtheory.dynamics._vectors import as_vector, moved
 
 
@@ -81,8 +81,8 @@ def projections(
         arrays (NumPy's: of equal contents) are equal and hashable.
 
     Raises:
-        ValueError: `directions` are not floating-point, not finite, or disagree on
-            ``k``; when called, they do not fit what is projected.
+        ValueError: `directions` are not floating-point, not finite, traced, or disagree
+            on ``k``; when called, they do not fit what is projected.
 
     Memory:
         ``4 k p`` bytes for the directions.
@@ -104,11 +104,15 @@ def projections(
             f"every leaf, but has the shapes {shapes}. Stack them: "
             "`jax.tree.map(lambda *leaves: jnp.stack(leaves), *directions)`."
         )
+    check_known(directions=directions)
     for path, leaf in jax.tree_util.tree_leaves_with_path(directions):
-        if not bool(jnp.all(jnp.isfinite(leaf))):
+        # Inside another function's `jit` too.
+        with jax.ensure_compile_time_eval():
+            num_nonfinite = int(jnp.sum(~jnp.isfinite(leaf)))
+        if num_nonfinite:
             raise ValueError(
                 f"`directions{jax.tree_util.keystr(path)}` must be finite, but has "
-                f"{int(jnp.sum(~jnp.isfinite(leaf)))} entries that are not."
+                f"{num_nonfinite} entries that are not."
             )
     if of is not None:
         check_function("of", of)

@@ -26,7 +26,7 @@ def flatten(params: PyTree) -> tuple[Float[Array, " p"], Callable]:
 def flat_loss(loss: Callable, params: PyTree, data: tuple) -> Callable:
     """The loss as a function of the flat parameters, in their precision."""
     flat, unravel = flatten(params)
-    return lambda w: loss(unravel(w), *data).astype(flat.dtype)
+    return lambda w: jnp.asarray(loss(unravel(w), *data), flat.dtype)
 
 
 def check_loss(loss: Any, params: Any, data: tuple) -> None:
