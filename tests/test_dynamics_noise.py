@@ -140,6 +140,15 @@ def test_stationary_points_and_bad_gradients_show():
     assert np.isnan(broken).all()
 
 
+def test_half_precision_is_squared_in_single():
+    x = jnp.array([100.0, 500.0], jnp.float16)  # the per-example gradients
+    got = noise.noise_scale(
+        lambda w, x: w * x, lambda outputs, y: outputs, jnp.float16(0), x, x
+    )
+    assert float(got.gradient_norm_squared) == 90_000  # was inf
+    assert float(got.noise_scale) == pytest.approx(80 / 90, rel=1e-6)
+
+
 def test_noise_scale_refuses_what_it_cannot_use(user_land):
     params, x, y = problem()
     scale = noise.noise_scale
@@ -247,6 +256,7 @@ def test_no_gradient_at_all_is_undetermined():
         (np.ones(3), np.ones(2), 1, 2, r"\(3,\) and \(2,\)"),
         (np.ones((2, 2)), np.ones((2, 2)), 1, 2, "one number per draw"),
         (np.ones(2), np.ones(2), 2, 2, "small < big"),
+        (np.ones(2), 1j * np.ones(2), 1, 2, "`big_norms_squared` must hold real"),
         (np.ones(2), np.ones(2), 0, 2, "`small` must be an integer of at least 1"),
         (np.ones(2), np.ones(2), 1, 2.5, "`big` must be an integer of at least 1"),
     ],

@@ -124,6 +124,23 @@ def test_other_data_do_not_compile_again():
     assert again < first
 
 
+def test_the_learning_rate_may_be_traced(user_land):
+    x = jnp.array([1.0, 3.0])
+
+    def draw(rate):
+        sde = noise.sgd_sde(
+            lambda w, x: w * x,
+            lambda outputs, y: outputs,
+            x,
+            x,
+            learning_rate=rate,
+            batch_size=2,
+        )
+        return sde.kick(jnp.array(0.0), jax.random.key(0))
+
+    np.testing.assert_allclose(jax.jit(draw)(0.1), draw(0.1), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
@@ -132,7 +149,9 @@ def test_other_data_do_not_compile_again():
         ({"record_every": 2}, "`record_every` must divide"),
         ({"alpha": 2.5}, "`alpha` must be in"),
         ({"key": 0}, "`key` must be"),
-        ({"start": jnp.arange(3)}, "floating"),
+        ({"start": jnp.arange(3)}, "`start` must be floating"),
+        ({"drift": None}, "`drift` must be a function"),
+        ({"kick": lambda x, key: 1j * x}, "`kick` must return real numbers"),
         ({"drift": lambda x: x[:2]}, "`drift` must return a tangent"),
         ({"kick": lambda x, key: {"a": x}}, "`kick` must return a tangent"),
     ],

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 
@@ -105,9 +106,57 @@ def test_divergence_of_the_mean_is_told():
     np.testing.assert_allclose(got.contraction, 4)
 
 
+@pytest.mark.parametrize("seed", [4, 5, 9])
+@pytest.mark.parametrize("multiplicative", [False, True])
+def test_flat_directions_have_no_stationary_law(seed, multiplicative):
+    # Rounding made a covariance of 1e14 of it, said to exist, with a residual of 1e-16.
+    a = np.random.default_rng(seed).normal(size=(5, 3))
+    h = a @ a.T / 20
+    second_moment = (lambda c: 1.5 * h @ c @ h) if multiplicative else None
+    got = noise.stationary_covariance(
+        h, np.eye(5), learning_rate=0.1, batch_size=2, second_moment=second_moment
+    )
+    assert not got.exists
+    assert np.isnan(got.covariance).all()
+    assert got.contraction == pytest.approx(1, abs=1e-12)
+
+
+def test_slow_directions_are_told_from_flat_ones():
+    # (1 - .1 h)^2 and its random part: powers of the map alone stop early.
+    h = np.diag([1.0, 0.9, 1e-6])
+    got = noise.stationary_covariance(
+        h,
+        np.eye(3),
+        learning_rate=0.1,
+        batch_size=1,
+        second_moment=lambda c: 1.5 * h @ c @ h,
+    )
+    assert got.exists
+    assert 1 - got.contraction == pytest.approx(2e-7, rel=1e-3)
+    assert got.covariance[2, 2] == pytest.approx(0.01 / 2e-7, rel=1e-6)
+
+
+def test_shuffled_epochs_have_less_noise_than_the_temperature():
+    rng = np.random.default_rng(0)
+    n, b, rate, chains = 64, 8, 0.1, 500
+    gradients = rng.normal(size=n)
+    gradients -= gradients.mean()
+    w, squares = np.zeros(chains), []
+    for epoch in range(60):
+        order = rng.permuted(np.tile(gradients, (chains, 1)), axis=1)
+        for batch in np.split(order, n // b, axis=1):
+            w = (1 - rate) * w - rate * batch.mean(axis=1)
+            squares += [np.mean(w**2)] if epoch >= 20 else []
+    fresh = noise.temperature(rate, b, num_examples=n) / 2 * gradients.var(ddof=1)
+    assert np.mean(squares) / fresh == pytest.approx(0.27, abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "match"),
     [
+        ((np.eye(2), -np.eye(2)), {}, "`noise_covariance` must have no eigenvalue"),
+        ((np.eye(2) * (1 + 1j), np.eye(2)), {}, "`hessian` must hold real numbers"),
+        ((np.eye(2), np.eye(2)), {"second_moment": 3}, "`second_moment` must be a fu"),
         ((np.ones((2, 3)), np.eye(2)), {}, "`hessian` must be a square"),
         ((np.eye(2), np.eye(3)), {}, "`noise_covariance` must have the shape"),
         ((np.triu(np.ones((2, 2))), np.eye(2)), {}, "`hessian` must be symmetric"),
@@ -132,6 +181,15 @@ def test_bad_input(arguments, options, match):
     options = {"learning_rate": 0.1, "batch_size": 1} | options
     with pytest.raises(ValueError, match=match):
         noise.stationary_covariance(*arguments, **options)
+
+
+@pytest.mark.usefixtures("user_land")
+def test_a_traced_hessian_is_refused():
+    solve = lambda h: noise.stationary_covariance(
+        h, np.eye(2), learning_rate=0.1, batch_size=1
+    )
+    with pytest.raises(ValueError, match="`hessian` must be concrete"):
+        jax.jit(lambda h: solve(h).covariance)(np.eye(2))
 
 
 def test_temperature_of_batches_without_replacement():

@@ -167,9 +167,7 @@ def two_batch_noise_scale(
         McCandlish et al., arXiv:1812.06162, appendix A.1.
     """
     _check_draws(small_norms_squared, big_norms_squared, small, big)
-    # Integers and half precision would overflow.
-    wide = lambda a: jnp.asarray(a, jnp.result_type(jnp.float32, jnp.asarray(a)))
-    at_small, at_big = wide(small_norms_squared), wide(big_norms_squared)
+    at_small, at_big = _wide(small_norms_squared), _wide(big_norms_squared)
     squares = (big * at_big - small * at_small) / (big - small)
     traces = (at_small - at_big) / (1 / small - 1 / big)
     square, trace = _mean(squares), _mean(traces)
@@ -201,7 +199,7 @@ def _noise_scale(apply_fn, loss_fn, params, x, y, batch_size, lanes):
         return jax.grad(summed_loss)(params, batch_of_one, jnp.ones(1))
 
     total = add_up(lambda chunk, w: jax.grad(summed_loss)(params, chunk, w))
-    gradient = jax.tree.map(lambda g: g / n, total)
+    gradient = jax.tree.map(lambda g: _wide(g) / n, total)
 
     square = _inner(gradient, gradient)
 
@@ -225,6 +223,11 @@ def _noise_scale(apply_fn, loss_fn, params, x, y, batch_size, lanes):
     total = centred - 4 * ratio * mixed + 4 * ratio**2 * along
     error = jnp.sqrt(jnp.maximum(total, 0) / (n - 1) / n)
     return NoiseScale(ratio, square, trace, error)
+
+
+def _wide(a):
+    """In single precision or better: integers and half precision would overflow."""
+    return jnp.asarray(a, jnp.result_type(jnp.float32, jnp.asarray(a)))
 
 
 def _inner(a, b):
@@ -259,6 +262,13 @@ def _check_draws(small_norms_squared, big_norms_squared, small, big):
             f"draw, [r] with at least two draws, but have shapes {shapes[0]} and "
             f"{shapes[1]}."
         )
+    for name, norms in (
+        ("small_norms_squared", small_norms_squared),
+        ("big_norms_squared", big_norms_squared),
+    ):
+        dtype = jnp.asarray(norms).dtype
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            raise ValueError(f"`{name}` must hold real numbers, but has dtype {dtype}.")
     if check_count(small=small) >= check_count(big=big):
         raise ValueError(
             "`small` and `big` must be batch sizes with 1 <= small < big, but were "

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxtheory._types import ApplyFn, KeyArray, LossFn, Params
 from jaxtheory.batching import (
     check_count,
+    check_function,
     check_key,
     check_number,
     check_params,
@@ -91,8 +92,10 @@ def simulate(
     References:
         Maruyama (1955); Janicki and Weron (1994), chapter 3, for stable noise.
     """
-    check_params(start)
+    check_params(start, "start")
     check_key(key)
+    check_function("drift", drift)
+    check_function("kick", kick)
     check_number("step_size", step_size, lambda a: 0 < a < math.inf, "positive")
     check_number("alpha", alpha, lambda a: 0 < a <= 2, "in (0, 2]")
     every = check_count(record_every=record_every)
@@ -167,7 +170,7 @@ def sgd_sde(
     """
     check_number("learning_rate", learning_rate, lambda a: 0 < a < math.inf, "positive")
     check_count(batch_size=batch_size)
-    scale = math.sqrt(learning_rate / batch_size)
+    scale = (learning_rate / batch_size) ** 0.5
     return SDE(
         jax.tree_util.Partial(_Drift(apply_fn, loss_fn), x, y),
         jax.tree_util.Partial(_BatchNoise(apply_fn, loss_fn), x, y, scale),
@@ -242,4 +245,9 @@ def _check_tangent(name, result, start):
         raise ValueError(
             f"`{name}` must return a tangent like `start`, {shapes(start)}, but "
             f"returned {shapes(result)}."
+        )
+    types = [jnp.result_type(leaf) for leaf in jax.tree.leaves(result)]
+    if any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in types):
+        raise ValueError(
+            f"`{name}` must return real numbers, but returned the dtypes {types}."
         )
