@@ -1,5 +1,7 @@
 """The maximal inequality over a set of predictors: coverage, mutations, bad input."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +41,18 @@ def test_certificate_only_for_a_fixed_set_with_a_probability():
     assert [key for key, value in certified.items() if value] == [("fixed", DELTA)]
     said = finite_set(losses, loss_bound=1.0).assumptions
     assert any("violated: " in text and "information term" in text for text in said)
+
+
+def test_a_random_subset_of_the_examples_estimates():
+    losses = np.full((3, 10), 0.5)
+    shared: Any = dict(loss_bound=1.0, iterates="fixed", delta=DELTA)
+    some = finite_set(losses, num_examples=40, **shared)
+    whole = finite_set(losses, num_examples=10, **shared)
+    assert some.complexity == pytest.approx(whole.complexity / 2)
+    assert whole == finite_set(losses, **shared)
+    assert (some.certificate, whole.certificate) == (False, True)
+    with pytest.raises(ValueError, match="`num_examples` must be at least the 10"):
+        finite_set(losses, num_examples=9, **shared)
 
 
 def test_vacuous_is_measured_by_the_largest_loss():

@@ -84,7 +84,7 @@ def test_batches():
             1.0,
             num_examples=n,
             loss_bound=1.0,
-            batch_size=b,
+            training_batch_size=b,
         )
         assert b / n * within < bound.complexity
         expected = 0.5 * rate / scale / np.sqrt(n * b)
@@ -187,10 +187,10 @@ def test_other_bad_input(user_land):
             function(0.1, *arrays, num_examples=1, loss_bound=1.0)
         with pytest.raises(ValueError, match="`empirical_risk` must be between"):
             function(-0.1, *arrays, **good)
-        with pytest.raises(ValueError, match="`batch_size` must be at most"):
-            function(0.1, *arrays, batch_size=11, **good)
-    with pytest.raises(ValueError, match="`batch_size` must be an integer of at least"):
-        sgld_incoherence(0.1, *arrays, batch_size=1, **good)
+        with pytest.raises(ValueError, match="`training_batch_size` must be at most"):
+            function(0.1, *arrays, training_batch_size=11, **good)
+    with pytest.raises(ValueError, match="`training_batch_size` must be an int"):
+        sgld_incoherence(0.1, *arrays, training_batch_size=1, **good)
     for flatness in (np.nan, 1.5):
         with pytest.raises(ValueError, match="`flatness` must be a difference"):
             virtual_noise(0.1, *arrays, flatness=flatness, **good)

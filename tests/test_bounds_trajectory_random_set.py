@@ -148,7 +148,7 @@ def test_bad_input(user_land, arguments, message):
 
 
 def test_losses_are_checked(user_land):
-    with pytest.raises(ValueError, match="`losses` must be the losses of at least 2"):
+    with pytest.raises(ValueError, match="`fresh_losses` must be the losses of"):
         random_set_topological(
             np.zeros((0, 4)), 0.1, empirical_risk=0.5, num_examples=9, loss_bound=1.0
         )

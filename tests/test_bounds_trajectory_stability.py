@@ -11,7 +11,12 @@ from jaxtheory.bounds import heavy_tail_sde, uniform_stability
 from jaxtheory.bounds._heavy_tail import stable_constant
 from jaxtheory.bounds._stability import nonconvex_gap
 
-COINS: Any = dict(lipschitz=1.0, smoothness=1.0, loss_bound=0.5)
+COINS: Any = dict(max_gradient_norm=1.0, smoothness=1.0, loss_bound=0.5)
+
+
+INJECTED: Any = dict(
+    tail_index=1.5, noise_scale=0.1, weight_decay=0.1, num_examples=100
+)
 
 
 def coin_gap(rates, n):
@@ -31,7 +36,7 @@ def test_is_above_the_gap_of_mean_estimation(convexity: Any):
                 rates,
                 num_examples=n,
                 convexity=convexity,
-                batch_size=n if convexity == "nonconvex" else 1,
+                training_batch_size=n if convexity == "nonconvex" else 1,
                 **COINS,
             )
             assert coin_gap(rates, n) < bound.complexity
@@ -42,7 +47,7 @@ def test_convex_form():
     bound = uniform_stability(
         0.1,
         np.array([0.5, 0.25]),
-        lipschitz=3.0,
+        max_gradient_norm=3.0,
         smoothness=2.0,
         num_examples=10,
         loss_bound=9.0,
@@ -110,10 +115,10 @@ def test_monotone_in_examples_and_steps():
     [
         (dict(learning_rates=np.full(3, 2.5)), "`learning_rates` must be at most 2 /"),
         (dict(learning_rates=np.zeros(0)), "`learning_rates` must hold one real"),
-        (dict(lipschitz=0.0), "`lipschitz` must be positive"),
+        (dict(max_gradient_norm=0.0), "`max_gradient_norm` must be positive"),
         (dict(smoothness=np.nan), "`smoothness` must be positive"),
         (dict(convexity="flat"), "`convexity` must be"),
-        (dict(batch_size=11), "`batch_size` must be at most"),
+        (dict(training_batch_size=11), "`training_batch_size` must be at most"),
         (dict(num_examples=1), "`num_examples` must be an integer of at least 2"),
         (dict(loss_bound=0.05), "`empirical_risk` must be between 0 and"),
     ],
@@ -131,7 +136,7 @@ def test_heavy_tail_values_of_the_reference():
     bound = heavy_tail_sde(
         0.0,
         0.06052335212549989,
-        alpha=alpha,
+        tail_index=alpha,
         noise_scale=0.010000000000000004,
         weight_decay=0.001,
         num_params=d,
@@ -168,7 +173,11 @@ def test_is_above_the_gap_of_a_gaussian_diffusion():
         gap = np.arcsin(slope / n / np.hypot(slope / np.sqrt(n), np.sqrt(variance)))
         gradient = a**2 * ((1 - slope) ** 2 / n + variance)
         bound = heavy(
-            gradient, alpha=2.0, noise_scale=noise, weight_decay=decay, num_examples=n
+            gradient,
+            tail_index=2.0,
+            noise_scale=noise,
+            weight_decay=decay,
+            num_examples=n,
         )
         ratios.append(gap / np.pi / bound)
     assert max(ratios) < 1
@@ -192,7 +201,7 @@ def test_is_above_the_gap_of_a_stable_diffusion(alpha):
             gap = quad(integrand, 0, np.inf, limit=200)[0] / np.pi
             bound = heavy(
                 a**2 / n,
-                alpha=alpha,
+                tail_index=alpha,
                 noise_scale=sigma,
                 weight_decay=decay,
                 num_examples=n,
@@ -203,7 +212,9 @@ def test_is_above_the_gap_of_a_stable_diffusion(alpha):
 
 
 def test_heavy_tail_scales():
-    shared: Any = dict(alpha=1.5, noise_scale=0.1, weight_decay=0.1, num_examples=100)
+    shared: Any = dict(
+        tail_index=1.5, noise_scale=0.1, weight_decay=0.1, num_examples=100
+    )
     once = heavy(0.01, **shared)
     assert heavy(0.04, **shared) == pytest.approx(2 * once)
     assert heavy(0.01, **shared | dict(num_examples=400)) == pytest.approx(once / 2)
@@ -217,8 +228,8 @@ def test_heavy_tail_scales():
     [
         (dict(gradient=np.inf), "`mean_squared_gradient_norm` must be finite"),
         (dict(gradient=np.nan), "`mean_squared_gradient_norm` must be finite"),
-        (dict(alpha=1.0), "`alpha` must be in"),
-        (dict(alpha=2.01), "`alpha` must be in"),
+        (dict(tail_index=1.0), "`tail_index` must be in"),
+        (dict(tail_index=2.01), "`tail_index` must be in"),
         (dict(noise_scale=0.0), "`noise_scale` must be positive"),
         (dict(weight_decay=0.0), "`weight_decay` must be positive"),
         (dict(num_params=0), "`num_params` must be an integer"),
@@ -226,7 +237,9 @@ def test_heavy_tail_scales():
     ],
 )
 def test_heavy_tail_bad_input(user_land, arguments, message):
-    good: Any = dict(alpha=1.5, noise_scale=0.1, weight_decay=0.1, num_examples=100)
+    good: Any = dict(
+        tail_index=1.5, noise_scale=0.1, weight_decay=0.1, num_examples=100
+    )
     good |= dict(gradient=0.1) | arguments
     with pytest.raises(ValueError, match=message):
         heavy(good.pop("gradient"), **good)

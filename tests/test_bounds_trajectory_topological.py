@@ -70,6 +70,26 @@ def test_is_above_twice_the_rademacher_complexity(sets, complexity, alpha, const
     assert constants == "published" or min(ratios) < 2
 
 
+@pytest.mark.parametrize("complexity", ["e_alpha", "positive_magnitude"])
+def test_holds_for_simulated_data(complexity: Any):
+    # Thresholds on uniform inputs with coin flips for labels: every risk is 1/2. With a
+    # probability the bound is `topological`'s, of the whole set's largest gap.
+    n, delta, rng = 100, 0.05, np.random.default_rng(5)
+    thresholds = np.linspace(0.45, 0.55, 30)
+    gaps, limits, likely = [], [], []
+    for _ in range(300):
+        x, y = rng.random(n), rng.integers(0, 2, n)
+        losses = ((x[None] > thresholds[:, None]) != y[None]).astype(float)
+        shared: Any = dict(loss_bound=1.0, complexity=complexity)
+        gaps.append(0.5 - losses.mean(axis=1).min())
+        limits.append(topological(losses, **shared).complexity)
+        likely.append(topological(losses, delta=delta, **shared).complexity)
+    assert np.mean(gaps) < np.mean(limits)
+    assert np.mean(np.array(gaps) > np.array(likely)) <= delta
+    # And not because they are far above: two fifths of the bound fail.
+    assert np.mean(np.array(gaps) > 0.4 * np.array(limits)) > delta
+
+
 def test_alpha_above_one_has_no_such_bound():
     # A fine path from end to end: E_2 is small, the complexity is not.
     ends = np.array([np.zeros(NUM), np.ones(NUM)])

@@ -23,7 +23,7 @@ def heavy_tail_sde(
     empirical_risk: float,
     mean_squared_gradient_norm: float,
     *,
-    alpha: float,
+    tail_index: float,
     noise_scale: float,
     weight_decay: float,
     num_params: int,
@@ -57,7 +57,7 @@ def heavy_tail_sde(
             the full training loss's gradient, without weight decay; finite (with
             ``alpha < 2`` the weights have infinite variance, and so do gradients that
             grow like them).
-        alpha: Tail index of the noise, above 1 and at most 2: known because it was
+        tail_index: ``alpha`` of the noise, above 1 and at most 2: known because it was
             injected, not estimated from gradients.
         noise_scale: ``sigma``, for a unit of time; steps of length ``eta`` add noise of
             scale ``eta^(1/alpha) sigma``.
@@ -77,7 +77,7 @@ def heavy_tail_sde(
         >>> bound = heavy_tail_sde(
         ...     0.0,
         ...     0.01,
-        ...     alpha=2.0,
+        ...     tail_index=2.0,
         ...     noise_scale=0.1,
         ...     weight_decay=0.5,
         ...     num_params=10_000,
@@ -99,16 +99,16 @@ def heavy_tail_sde(
             lambda value: 0 <= value < np.inf,
             "finite and at least 0 (an infinite mean square says nothing)",
         ),
-        "alpha": (alpha, lambda value: 1 < value <= 2, "in (1, 2]"),
+        "tail_index": (tail_index, lambda value: 1 < value <= 2, "in (1, 2]"),
         "noise_scale": (noise_scale, positive, "positive and finite"),
         "weight_decay": (weight_decay, positive, "positive and finite"),
     }
     check_concrete(**{name: value for name, (value, _, _) in checks.items()})
     for name, (value, holds, must) in checks.items():
         check_number(name, value, holds, must)
-    energy = stable_constant(float(alpha), d) * float(mean_squared_gradient_norm)
-    # The root of the power: a small scale to the power alpha would be rounded to zero.
-    root = float(noise_scale) ** (float(alpha) / 2)
+    energy = stable_constant(float(tail_index), d) * float(mean_squared_gradient_norm)
+    # The root of the power: a small scale to that power would be rounded to zero.
+    root = float(noise_scale) ** (float(tail_index) / 2)
     gap = largest * np.sqrt(energy / n / float(weight_decay)) / root
     return gap_bound(
         empirical_risk=risk,

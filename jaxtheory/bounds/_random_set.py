@@ -100,7 +100,7 @@ def random_set_stability(
 
 
 def random_set_topological(
-    losses: Real[ArrayLike, "r m"],
+    fresh_losses: Real[ArrayLike, "r m"],
     beta: float,
     *,
     empirical_risk: float,
@@ -129,7 +129,7 @@ def random_set_topological(
     raises the mean of ``G``: it is concave in the distances.
 
     Args:
-        losses: Losses of ``m`` fresh examples at each of ``r`` records of the run.
+        fresh_losses: Losses of ``m`` fresh examples at each of ``r`` records.
         beta: As for `random_set_stability`.
         empirical_risk: Mean training loss of the last record (or of another one).
         num_examples: Number ``n >= 2`` of training examples.
@@ -163,7 +163,7 @@ def random_set_topological(
     References:
         Tuci et al., arXiv:2507.06775, theorem 4.4.
     """
-    array, _ = check_losses(losses, loss_bound)
+    array, _ = check_losses(fresh_losses, loss_bound, name="fresh_losses")
     risk, n, largest = check_setting(empirical_risk, num_examples, loss_bound)
     beta, alpha = check_beta(beta), check_alpha(alpha)
     check_word("constants", constants, ("derived", "published"))
@@ -188,7 +188,7 @@ def random_set_topological(
             INDEPENDENT,
             BOUNDED,
             LOSSES_IN_RANGE,
-            (ON_TRUST, "the losses are those of fresh examples"),
+            (ON_TRUST, "`fresh_losses` are of examples that training has not seen"),
             *assumed,
             STABLE,
             smaller_of(own, counted),

@@ -30,7 +30,7 @@ def sgld_gradient_norm(
     *,
     num_examples: int,
     loss_bound: float,
-    batch_size: int | None = None,
+    training_batch_size: int | None = None,
 ) -> Bound:
     r"""Bound on the gap of SGLD from the squared norms of single examples' gradients.
 
@@ -57,7 +57,7 @@ def sgld_gradient_norm(
             of the mean.
         num_examples: Number ``n >= 2`` of training examples.
         loss_bound: Largest loss ``B`` that an example can have.
-        batch_size: Examples ``b`` a step; None for all.
+        training_batch_size: Examples ``b`` a step; None for all.
 
     Returns:
         Bound in expectation (`delta` is None). Never a certificate: the expectations of
@@ -93,7 +93,7 @@ def sgld_gradient_norm(
         (ESTIMATED, text),
         num_examples=num_examples,
         loss_bound=loss_bound,
-        batch_size=batch_size,
+        training_batch_size=training_batch_size,
     )
 
 
@@ -105,7 +105,7 @@ def sgld_incoherence(
     *,
     num_examples: int,
     loss_bound: float,
-    batch_size: int | None = None,
+    training_batch_size: int | None = None,
 ) -> Bound:
     r"""Bound on the gap of SGLD from how an example's gradient differs from others'.
 
@@ -126,7 +126,7 @@ def sgld_incoherence(
             present in the batch, or its mean over the examples.
         num_examples: As for `sgld_gradient_norm`.
         loss_bound: As for `sgld_gradient_norm`.
-        batch_size: Examples ``b >= 2`` a step; None for all.
+        training_batch_size: Examples ``b >= 2`` a step; None for all.
 
     Returns:
         Bound in expectation (`delta` is None), never a certificate.
@@ -153,8 +153,8 @@ def sgld_incoherence(
         noise_scales=noise_scales,
         squared_incoherences=squared_incoherences,
     )
-    if batch_size is not None:
-        check_count(at_least=2, batch_size=batch_size)
+    if training_batch_size is not None:
+        check_count(at_least=2, training_batch_size=training_batch_size)
     text = "the mean squared incoherences over runs and examples, by those of one run"
     return _langevin_bound(
         empirical_risk,
@@ -162,19 +162,22 @@ def sgld_incoherence(
         (ESTIMATED, text),
         num_examples=num_examples,
         loss_bound=loss_bound,
-        batch_size=batch_size,
+        training_batch_size=training_batch_size,
     )
 
 
 def _langevin_bound(
-    empirical_risk, energy, estimated, *, num_examples, loss_bound, batch_size
+    empirical_risk, energy, estimated, *, num_examples, loss_bound, training_batch_size
 ):
     """``B/2 sqrt(energy / (n b))`` as a bound."""
     risk, n, largest = check_setting(empirical_risk, num_examples, loss_bound)
-    size = n if batch_size is None else check_count(batch_size=batch_size)
+    size = n
+    if training_batch_size is not None:
+        size = check_count(training_batch_size=training_batch_size)
     if size > n:
         raise ValueError(
-            f"`batch_size` must be at most `num_examples` = {n}, but was {size}."
+            f"`training_batch_size` must be at most `num_examples` = {n}, but was "
+            f"{size}."
         )
     return gap_bound(
         empirical_risk=risk,

@@ -27,12 +27,12 @@ def uniform_stability(
     empirical_risk: float,
     learning_rates: Real[ArrayLike, " steps"],
     *,
-    lipschitz: float,
+    max_gradient_norm: float,
     smoothness: float,
     num_examples: int,
     loss_bound: float,
     convexity: Literal["convex", "nonconvex"] = "nonconvex",
-    batch_size: int = 1,
+    training_batch_size: int = 1,
 ) -> Bound:
     r"""Bound on the gap of SGD from its learning rates, by uniform stability.
 
@@ -54,12 +54,13 @@ def uniform_stability(
     Args:
         empirical_risk: Mean training loss at the end of the run, in ``[0, B]``.
         learning_rates: ``eta_t`` at each step.
-        lipschitz: ``L``: the largest gradient norm of one example's loss.
-        smoothness: ``M``: the largest curvature of one example's loss.
+        max_gradient_norm: ``L``: the largest gradient norm of one example's loss, at
+            any weights.
+        smoothness: ``M``: the largest curvature of one example's loss, at any weights.
         num_examples: Number ``n >= 2`` of training examples.
         loss_bound: Largest loss ``B`` that an example can have.
         convexity: "convex" or "nonconvex".
-        batch_size: Examples ``b`` a step, the mean of whose gradients is taken.
+        training_batch_size: Examples ``b`` a step; their mean gradient is followed.
 
     Returns:
         Bound in expectation (`delta` is None). Never a certificate: the two constants
@@ -74,7 +75,7 @@ def uniform_stability(
         >>> bound = uniform_stability(
         ...     0.1,
         ...     np.full(500, 0.1),
-        ...     lipschitz=1.0,
+        ...     max_gradient_norm=1.0,
         ...     smoothness=1.0,
         ...     num_examples=10_000,
         ...     loss_bound=1.0,
@@ -88,17 +89,20 @@ def uniform_stability(
     """
     (rates,) = check_steps(learning_rates=learning_rates)
     risk, n, largest = check_setting(empirical_risk, num_examples, loss_bound)
-    check_concrete(lipschitz=lipschitz, smoothness=smoothness)
+    check_concrete(max_gradient_norm=max_gradient_norm, smoothness=smoothness)
     positive = lambda value: 0 < value < np.inf
-    check_number("lipschitz", lipschitz, positive, "positive and finite")
+    check_number(
+        "max_gradient_norm", max_gradient_norm, positive, "positive and finite"
+    )
     check_number("smoothness", smoothness, positive, "positive and finite")
     check_word("convexity", convexity, ("convex", "nonconvex"))
-    size = check_count(batch_size=batch_size)
+    size = check_count(training_batch_size=training_batch_size)
     if size > n:
         raise ValueError(
-            f"`batch_size` must be at most `num_examples` = {n}, but was {size}."
+            f"`training_batch_size` must be at most `num_examples` = {n}, but was "
+            f"{size}."
         )
-    constants = float(lipschitz), float(smoothness)
+    constants = float(max_gradient_norm), float(smoothness)
     if convexity == "convex":
         gap, assumed = _convex(rates, *constants, n)
     else:
@@ -113,7 +117,7 @@ def uniform_stability(
             (SETTING, "each step drew its batch without looking at data or past"),
             BOUNDED,
             *assumed,
-            (ON_TRUST, "`lipschitz` and `smoothness` hold for every example"),
+            (ON_TRUST, "`max_gradient_norm` and `smoothness` hold for every example"),
             IN_EXPECTATION,
         ],
     )

@@ -14,6 +14,7 @@ from jaxtheory.bounds._trajectory import (
     LOSSES_IN_RANGE,
     NO_INFORMATION_TERM,
     check_losses,
+    count_examples,
     gap_bound,
 )
 from jaxtheory.bounds._trajectory_finite_set import finite_set_gap
@@ -31,6 +32,7 @@ def topological(
     losses: Real[ArrayLike, "r n"],
     *,
     loss_bound: float,
+    num_examples: int | None = None,
     complexity: Literal["e_alpha", "positive_magnitude"] = "e_alpha",
     alpha: float = 1.0,
     constants: Literal["derived", "published"] = "derived",
@@ -73,6 +75,8 @@ def topological(
         losses: Losses of the ``n`` training examples at each of ``r`` records, such as
             `dynamics.example_losses` recorded.
         loss_bound: Largest loss ``B`` that an example can have.
+        num_examples: Number of training examples where `losses` are those of a random
+            subset, which then estimate risk and distances; None if they are of all.
         complexity: "e_alpha" or "positive_magnitude".
         alpha: Power of the edge lengths, in (0, 1]; for a larger one a fine path from
             end to end has a sum near zero, and no such bound holds.
@@ -114,7 +118,8 @@ def topological(
     alpha = check_alpha(alpha)
     delta = None if delta is None else check_delta(delta)
     metric, constant, assumed = resolve_distances(array, distances, lipschitz)
-    num, n = array.shape
+    n, estimated = count_examples(array, num_examples)
+    num = len(array)
     own = set_gap(
         metric,
         complexity=complexity,
@@ -137,6 +142,7 @@ def topological(
             NO_INFORMATION_TERM,
             BOUNDED,
             LOSSES_IN_RANGE,
+            *estimated,
             *assumed,
             smaller_of(own, counted),
             *([IN_EXPECTATION] if delta is None else []),

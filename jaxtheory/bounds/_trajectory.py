@@ -85,31 +85,58 @@ def check_setting(
     return min(float(empirical_risk), largest), n, largest
 
 
-def check_losses(losses: Any, loss_bound: Any) -> tuple[np.ndarray, float]:
+def check_losses(
+    losses: Any, loss_bound: Any, name: str = "losses"
+) -> tuple[np.ndarray, float]:
     """Losses ``[r, n]`` in float64 and the largest; raise unless they fit together."""
-    check_concrete(losses=losses)
+    check_concrete(**{name: losses})
     largest = check_loss_bound(loss_bound)
     given = np.asarray(losses)
     if given.ndim != 2 or given.shape[0] < 1 or given.shape[1] < 2:
         raise ValueError(
-            "`losses` must be the losses of at least 2 examples at each record, "
+            f"`{name}` must be the losses of at least 2 examples at each record, "
             f"[r, n], but has shape {given.shape}. Record them with "
             "`dynamics.example_losses`."
         )
     is_float = jnp.issubdtype(given.dtype, jnp.floating)
     if not is_float and not jnp.issubdtype(given.dtype, jnp.integer):
-        raise ValueError(f"`losses` must be real, but has dtype {given.dtype}.")
+        raise ValueError(f"`{name}` must be real, but has dtype {given.dtype}.")
     array = given.astype(np.float64)
     # The limit as the losses' own precision knows it: 0.1 is larger in float32.
     limit = float(np.asarray(largest, given.dtype)) if is_float else largest
     outside = int(np.sum(~((array >= 0) & (array <= max(limit, largest)))))
     if outside:
         raise ValueError(
-            f"`losses` must lie between 0 and `loss_bound` = {largest:g}, but "
+            f"`{name}` must lie between 0 and `loss_bound` = {largest:g}, but "
             f"{outside} of {array.size} do not, or are not finite. Clip the losses, "
             "which changes what the bound is about, or raise the limit."
         )
     return np.minimum(array, largest), largest
+
+
+def count_examples(
+    losses: np.ndarray, num_examples: Any
+) -> tuple[int, list[tuple[str, str]]]:
+    """Number of training examples, and what is assumed where losses are of some alone.
+
+    Args:
+        losses: Losses ``[r, m]``, checked.
+        num_examples: Number of all training examples; None for ``m``.
+
+    Returns:
+        The number, and an assumption if it is above ``m``.
+    """
+    columns = losses.shape[1]
+    n = columns if num_examples is None else check_count(num_examples=num_examples)
+    if n < columns:
+        raise ValueError(
+            f"`num_examples` must be at least the {columns} examples of `losses`, but "
+            f"was {n}."
+        )
+    if n == columns:
+        return n, []
+    text = f"the losses of {n} examples, by those of a random {columns} of them"
+    return n, [(ESTIMATED, text)]
 
 
 def check_steps(*, positive: Sequence[str] = (), **arrays: Any) -> list[np.ndarray]:

@@ -14,6 +14,7 @@ from jaxtheory.bounds._trajectory import (
     LOSSES_IN_RANGE,
     NO_INFORMATION_TERM,
     check_losses,
+    count_examples,
     gap_bound,
 )
 
@@ -22,6 +23,7 @@ def finite_set(
     losses: Real[ArrayLike, "r n"],
     *,
     loss_bound: float,
+    num_examples: int | None = None,
     iterates: Literal["data_dependent", "fixed"] = "data_dependent",
     delta: float | None = None,
 ) -> Bound:
@@ -49,6 +51,9 @@ def finite_set(
         losses: Losses of the ``n`` examples at each of ``r`` records, such as
             `dynamics.example_losses` recorded.
         loss_bound: Largest loss ``B`` that an example can have.
+        num_examples: Number of training examples where `losses` are those of a random
+            subset, which then estimate the empirical risk; None if they are of all. (Of
+            fixed predictors a certificate takes the subset for the examples.)
         iterates: "data_dependent" for those of training on these examples; "fixed" for
             predictors chosen without them.
         delta: Probability that the bound may fail, in (0, 1); None for the statement in
@@ -76,6 +81,7 @@ def finite_set(
         and lemma 2.2.
     """
     array, largest = check_losses(losses, loss_bound)
+    n, estimated = count_examples(array, num_examples)
     check_word("iterates", iterates, ("data_dependent", "fixed"))
     delta = None if delta is None else check_delta(delta)
     fixed = (SETTING, "the iterates were fixed before the examples were seen")
@@ -84,10 +90,11 @@ def finite_set(
         fixed if iterates == "fixed" else NO_INFORMATION_TERM,
         BOUNDED,
         LOSSES_IN_RANGE,
+        *estimated,
     ]
     return gap_bound(
         empirical_risk=float(array[-1].mean()),
-        gap=finite_set_gap(len(array), array.shape[1], largest, delta),
+        gap=finite_set_gap(len(array), n, largest, delta),
         loss_bound=largest,
         delta=delta,
         assumptions=[*assumptions, *([IN_EXPECTATION] if delta is None else [])],

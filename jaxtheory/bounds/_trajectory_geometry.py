@@ -135,7 +135,8 @@ def covering_gap(
     """
     n = np.asarray(num_examples, np.float64)[..., None]
     k = np.arange(1, num_points + 1)
-    radii = (2 * lifetime_sum / (k + 1)) ** (1 / alpha)
+    with np.errstate(over="ignore"):  # an infinite radius is no candidate
+        radii = (2 * lifetime_sum / (k + 1)) ** (1 / alpha)
     radii[-1] = 0.0
     values = 2 * lipschitz * radii + loss_bound * np.sqrt(2 * np.log(k) / n)
     return np.asarray(values.min(axis=-1))
