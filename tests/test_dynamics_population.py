@@ -444,6 +444,12 @@ BAD = {
     "optimizer": ({"optimizer": optax.sgd(0.1)}, "`states.opt_state` must be of"),
     "batch sizes": ({"batch_size": [3, 3]}, "one for each of the 4 runs.* of 2"),
     "batch halves": ({"batch_size": [3, 3, 3, 2.5]}, "of 4 with others"),
+    "no optimizer": ({"optimizer": None}, "`optimizer` must be an optax optimizer"),
+    "no objective": ({"objective": None}, "`objective` must be a function"),
+    "another start": (
+        {"states": population()._replace(initial_params={"v": jnp.zeros((M, 99))})},
+        r"`states.initial_params` must fit `states.params`, .* has \[\(4, 99\)\]",
+    ),
     "large": ({"batch_size": [3, 3, 3, 11]}, "`batch_size` must be at most"),
     "none at once": ({"runs_at_once": 0}, "`runs_at_once` must be an integer of at"),
     "stop of many": (
@@ -467,6 +473,13 @@ def test_bad_input(case, user_land):
     keys = changes["keys"] if "keys" in changes else split(M)
     with pytest.raises(ValueError, match=message):
         train_population(**{**changes, "states": states, "keys": keys})
+
+
+def test_states_that_are_traced(user_land):
+    with pytest.raises(ValueError, match="`states` must have values, but are traced"):
+        jax.jit(lambda states: train_population(states=states, keys=split(M)).steps)(
+            population()
+        )
 
 
 SCHEDULED = optax.inject_hyperparams(optax.sgd)(learning_rate=lambda step: 0.1)

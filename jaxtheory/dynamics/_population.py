@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Key, PyTree
 
 from jaxtheory._types import Measurement, Objective, StatefulMeasurement, TrainState
-from jaxtheory.batching import check_count
+from jaxtheory.batching import check_count, check_function
 from jaxtheory.dynamics import _checks, _store
 from jaxtheory.dynamics._history import History
 from jaxtheory.dynamics._run import follow, history, strong
@@ -151,6 +152,7 @@ def train_population(
         >>> history.diverged_at.tolist()
         [-1, -1, 1]
     """
+    check_function("objective", objective)
     record, trace = _checks.check_measurements(record, trace)
     num_runs = _check_states(states, optimizer)
     _checks.check_keys(keys, num_runs)
@@ -204,11 +206,34 @@ def train_population(
 def _check_states(states, optimizer) -> int:
     """The number of runs; raise unless all arrays have them, and fit the optimizer."""
     _checks.check_state(states, "states", _MAKE_STATES)
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(states)):
+        raise ValueError(
+            "`states` must have values, but are traced. Call `train_population` outside"
+            " `jit`: what it loops over is compiled."
+        )
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise ValueError(
+            "`optimizer` must be an optax optimizer, but is a "
+            f"{type(optimizer).__name__}."
+        )
     fields = {f"states.{name}": tree for name, tree in states._asdict().items()}
     num_runs = _checks.check_runs(**fields)
     expected = jax.eval_shape(jax.vmap(optimizer.init), states.params)
     _checks.check_optimizer(expected, states, "states", _MAKE_STATES)
+    _check_shapes("opt_state", states.opt_state, expected)
+    _check_shapes("initial_params", states.initial_params, states.params)
     return num_runs
+
+
+def _check_shapes(name, tree, expected):
+    """Raise unless a field of the states has the shapes that the parameters ask for."""
+    structures = [jax.tree.structure(one) for one in (tree, expected)]
+    shapes = [[np.shape(a) for a in jax.tree.leaves(one)] for one in (tree, expected)]
+    if structures[0] != structures[1] or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"`states.{name}` must fit `states.params`, with arrays of the shapes "
+            f"{shapes[1]}, but has {shapes[0]}. Make the states with {_MAKE_STATES}."
+        )
 
 
 def _is_one(batch_size):
