@@ -4,6 +4,7 @@ Figures of its own it draws in its own style; for yours,
 ``matplotlib.pyplot.rcParams.update(plot.STYLE)``.
 """
 
+from jaxtheory.plot._bounds import bounds as bounds
 from jaxtheory.plot._class_means import class_mean_cosines as class_mean_cosines
 from jaxtheory.plot._class_means import simplex_plane as simplex_plane
 from jaxtheory.plot._collapse import collapse_curves as collapse_curves

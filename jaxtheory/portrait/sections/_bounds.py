@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 
-from jaxtheory import bounds
-from jaxtheory.plot import KERNEL, NULL, TEST, TRAIN
+from jaxtheory import bounds, plot
+from jaxtheory._types import Bound
+from jaxtheory.plot import KERNEL, NULL, TRAIN
 from jaxtheory.portrait._numbers import compact, percent
 from jaxtheory.portrait._section import Finding, Row, Section, classification, nothing
 
@@ -67,30 +68,19 @@ def _plain(bound, chance):
 
 def draw(numbers, ax):
     """Bounds as bars; vacuous ones are pale."""
-    named = numbers["bounds"]
-    colours = dict(zip(named, (TRAIN, NULL, KERNEL), strict=True))
-    for height, (name, bound) in enumerate(named.items()):
-        alpha = 0.35 if bound["vacuous"] else 1.0
-        ax.barh(height, bound["value"], color=colours[name], alpha=alpha)
-        text = percent(bound["value"]) + (" (vacuous)" if bound["vacuous"] else "")
-        inside = bound["value"] > 0.6
-        ax.text(
-            bound["value"] + (-0.01 if inside else 0.01),
-            height,
-            text,
-            va="center",
-            ha="right" if inside else "left",
-            color="white" if inside and not bound["vacuous"] else "black",
-        )
-    error = numbers["test_error"]
-    ax.axvline(error, color=TEST, label=f"test error {percent(error)}")
-    chance = numbers["chance"]
-    ax.axvline(chance, ls=":", color=NULL, label=f"guessing {percent(chance)}")
-    ax.set_yticks(range(len(named)), list(named))
-    ax.set_xlim(0, 1.02)
-    ax.invert_yaxis()
+    fields = ("value", "empirical_risk", "complexity", "certificate", "vacuous")
+    named = {
+        name: Bound(delta=_DELTA, assumptions=(), **{key: bound[key] for key in fields})
+        for name, bound in numbers["bounds"].items()
+    }
+    plot.bounds(
+        named,
+        risk=numbers["test_error"],
+        chance=numbers["chance"],
+        colours=dict(zip(named, (TRAIN, NULL, KERNEL), strict=True)),
+        ax=ax,
+    )
     ax.grid(axis="y", visible=False)
-    ax.set_xlabel("error")
     ax.legend(loc="lower right")
 
 

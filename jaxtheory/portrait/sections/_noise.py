@@ -1,5 +1,6 @@
 """The gradient noise scale: which batch sizes average the noise away."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxtheory import dynamics, plot
@@ -54,8 +55,8 @@ def read(plan, history):
 
 def draw(numbers, ax):
     """Noise scale over training, with two standard errors, beside the batch size."""
-    pair = (np.asarray(numbers[name]) for name in ("noise_scale", "standard_error"))
-    scale = Estimate(*pair, numbers["num_train"])
+    value, error = (jnp.asarray(numbers[n]) for n in ("noise_scale", "standard_error"))
+    scale = Estimate(value, error, numbers["num_train"])
     plot.noise_scale(numbers["steps"], scale, batch_size=numbers["batch_size"], ax=ax)
 
 

@@ -1,8 +1,10 @@
 """Tails of the gradient noise: an index of the tail, and of a law of stable sums."""
 
 from math import isfinite
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxtheory import dynamics, plot
@@ -69,8 +71,12 @@ def read(plan, history):
 def draw(numbers, ax):
     """Both over training, with two standard errors, beside 2."""
     named = {"tail (Hill)": "hill", "as a stable law (log-moments)": "log_moment"}
-    curves = {
-        label: Estimate(*map(np.asarray, numbers[name].values()), 1)
+    curves: Any = {
+        label: Estimate(
+            jnp.asarray(numbers[name]["value"]),
+            jnp.asarray(numbers[name]["standard_error"]),
+            1,
+        )
         for label, name in named.items()
     }
     plot.tail_index(numbers["steps"], curves, ax=ax)

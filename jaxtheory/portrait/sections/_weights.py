@@ -1,5 +1,7 @@
 """Spectra of the weights against those of pure noise."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -71,8 +73,11 @@ def draw(numbers, ax):
         return
     name = _chosen(numbers)
     one = numbers["end"][name]
-    fields = {key: np.asarray(value) for key, value in one["noise"].items()}
-    noise = tails.NoiseComparison(eigenvalues=np.asarray(one["eigenvalues"]), **fields)
+    fields: dict[str, Any] = {
+        key: np.asarray(value)
+        for key, value in [("eigenvalues", one["eigenvalues"]), *one["noise"].items()]
+    }
+    noise = tails.NoiseComparison(**fields)
     plot.weight_spectrum(noise, ax=ax)
     ax.set_xlabel(f"eigenvalue of {name}")
 
