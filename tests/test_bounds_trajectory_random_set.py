@@ -6,7 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtheory.bounds import random_set_stability, random_set_topological
+from jaxtheory.bounds import (
+    random_set_box,
+    random_set_stability,
+    random_set_topological,
+)
 from jaxtheory.bounds._random_set import counted_gap, topological_gap
 from jaxtheory.dynamics import stability
 
@@ -112,6 +116,27 @@ def test_takes_what_paired_runs_return():
     # Iterates far apart are only counted.
     wide = random_set_topological(rng.random((20, 50)), 1e-4, **shared)
     assert any("at most the finite set's" in text for text in wide.assumptions)
+
+
+def test_at_the_number_of_examples_that_was_swapped():
+    shared: Any = dict(num_examples=900, loss_bound=1.0, num_swapped=90)
+    forms: Any = (("derived", 1), ("published", 4))
+    for constants, factor in forms:
+        bound = random_set_stability(
+            0.0, 1e-3, num_points=200, constants=constants, **shared
+        )
+        expected = factor * np.sqrt(np.log(200) / 180) + 0.18
+        assert bound.complexity == pytest.approx(expected, rel=1e-12)
+        assert any("J = 90 swapped" in text for text in bound.assumptions)
+    box = random_set_box(0.0, 1e-3, 2.0, scale=0.1, **shared)
+    expected = 0.2 + np.sqrt(8 * np.log(10) / 90) + 0.18
+    assert box.complexity == pytest.approx(expected, rel=1e-12)
+    losses = np.array([[0.0, 0.0], [0.1, 0.1], [0.2, 0.2]])
+    bound = random_set_topological(losses, 1e-3, empirical_risk=0.0, **shared)
+    assert bound.complexity == pytest.approx(np.sqrt(np.log(3) / 180) + 0.18, rel=1e-12)
+    shared["num_swapped"] = 901
+    with pytest.raises(ValueError, match="`num_swapped` must be at most"):
+        random_set_stability(0.0, 1e-3, num_points=200, **shared)
 
 
 @pytest.mark.parametrize("constants", ["derived", "published"])

@@ -10,6 +10,7 @@ from jaxtheory.bounds._ledger import ESTIMATED, INDEPENDENT, ON_TRUST, check_con
 from jaxtheory.bounds._random_set import (
     STABLE,
     check_beta,
+    check_swapped,
     published_size,
     swap_sizes,
 )
@@ -148,6 +149,7 @@ def random_set_box(
     *,
     num_examples: int,
     loss_bound: float,
+    num_swapped: int | None = None,
     scale: float | None = None,
     lipschitz: float = 1.0,
     constants: Literal["derived", "published"] = "derived",
@@ -167,6 +169,7 @@ def random_set_box(
         dimension: Upper box dimension ``D >= 0``.
         num_examples: Number ``n >= 2`` of training examples.
         loss_bound: Largest loss ``B`` that an example can have.
+        num_swapped: As for `random_set_stability`.
         scale: Radius ``s`` in (0, 1); None is ``1 / sqrt(n)``.
         lipschitz: Of the loss in the metric of `dimension`; 1 in ``rho_S``.
         constants: "derived" or "published".
@@ -190,12 +193,13 @@ def random_set_box(
     beta = check_beta(beta)
     dimension, scale, lipschitz = _check_covering(dimension, scale, lipschitz, n)
     check_word("constants", constants, ("derived", "published"))
+    swapped = check_swapped(num_swapped, n)
     root = largest * np.sqrt(-4 * dimension * np.log(scale))
     if constants == "published":
-        size = published_size(beta, n)
+        size = published_size(beta, n, swapped)
         gap = 2 * (largest / n + scale * lipschitz + size * beta + root / np.sqrt(size))
     else:
-        sizes = swap_sizes(n)
+        sizes = swap_sizes(n, swapped)
         gap = 2 * scale * lipschitz + np.min(root / np.sqrt(sizes) + 2 * sizes * beta)
     return gap_bound(
         empirical_risk=risk,
