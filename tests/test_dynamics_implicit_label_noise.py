@@ -180,6 +180,10 @@ def test_what_values_alone_can_tell_is_flagged():
     assert np.isposinf(beyond.regulariser)
     for loss in (lambda out, y: (out - y) ** 4, lambda out, y: jnp.cos(out - y)):
         assert not measure(loss, learning_rate=0.1).is_squared
+        numbers = {"scale": 0.5, "learning_rate": 0.1}
+        assert np.isnan(
+            implicit.label_noise_regulariser(product, loss, point, one, one, **numbers)
+        )
     assert measure(half_square, learning_rate=0.1).is_squared
 
 

@@ -335,6 +335,13 @@ def test_bad_folders(case, rows, tmp_path, user_land):
         from_folder(tmp_path, **options)
 
 
+def test_folders_that_are_no_paths(tmp_path, user_land):
+    with pytest.raises(ValueError, match="`folder` must be the path of a folder"):
+        from_folder(None)
+    with pytest.raises(ValueError, match="`pattern` must be a string such as"):
+        from_folder(tmp_path, pattern=3)
+
+
 @pytest.mark.parametrize("kind", ["safetensors", "npz"])
 def test_bad_files(kind, rows, tmp_path, user_land):
     for step, row in enumerate(rows[:3]):

@@ -100,6 +100,8 @@ def test_a_schedule_counts_from_the_state_given(whole, every):
 def test_schedules_grow_as_they_say(num_steps):
     powers = [2**i for i in range(20) if 2**i < num_steps]
     assert dynamics.exponential_steps(num_steps) == (0, *powers, num_steps)
+    every = tuple(range(num_steps + 1))
+    assert dynamics.exponential_steps(num_steps, base=1 + 1e-12) == every
     steps = dynamics.exponential_steps(num_steps, base=1.3)
     whole = {int(1.3**i) for i in range(30) if 1.3**i < num_steps} | {0, num_steps}
     assert steps == tuple(sorted(whole))

@@ -50,6 +50,15 @@ def from_folder(
             "`select` must be a function of an array's name, but is a "
             f"{type(select).__name__}. For one: `lambda name: name == ...`."
         )
+    if not isinstance(folder, str | os.PathLike):
+        raise ValueError(
+            f"`folder` must be the path of a folder, but is a {type(folder).__name__}."
+        )
+    if pattern is not None and not isinstance(pattern, str):
+        raise ValueError(
+            "`pattern` must be a string such as 'step_{step}.npz', or None, but is a "
+            f"{type(pattern).__name__}."
+        )
     files = find_checkpoints(Path(folder), pattern)
     states = ((step, read_checkpoint(path, select)) for step, path in files)
     return _collect(states, None, None, record, "folder")

@@ -1,6 +1,7 @@
 """When to record: every so many steps, or at steps of one's own."""
 
 import itertools
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -51,10 +52,15 @@ def exponential_steps(num_steps: int, *, base: float = 2.0) -> tuple[int, ...]:
     num_steps = check_count(num_steps=num_steps)
     above_one = lambda value: 1.0 < value < np.inf
     check_number("base", base, above_one, "a finite number above 1")
-    steps, power = {0, num_steps}, 1.0
+    base = float(base)
+    # As long as a factor is less than a step every step is there; of a base just above
+    # 1 that is most of them, and too many factors to go through.
+    dense = max(1, int(min(num_steps, 1 / (base - 1))))
+    steps = {0, num_steps, *range(1, dense)}
+    power = base ** int(math.log(dense) / math.log(base))
     while power < num_steps:
         steps.add(int(power))
-        power *= float(base)
+        power *= base
     return tuple(sorted(steps))
 
 

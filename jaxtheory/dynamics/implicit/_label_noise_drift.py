@@ -86,7 +86,8 @@ def label_noise_regulariser(
         batch_size: Examples ``B`` of a step; None is all ``n``.
 
     Returns:
-        ``R``; infinite where an eigenvalue of ``H`` reaches ``2 / eta``.
+        ``R``; infinite where an eigenvalue of ``H`` reaches ``2 / eta``, NaN where the
+        second derivatives of the loss are not those of a square.
 
     Raises:
         ValueError: The model, the loss and the examples do not fit, or a number is out
@@ -184,9 +185,9 @@ def label_noise_drift(
 @functools.partial(jax.jit, static_argnums=(0, 1, 5))
 def _regulariser(apply_fn, loss_fn, params, x, y, batch_size, scale, learning_rate):
     jacobian, _ = _jacobian(apply_fn, params, x)
-    curvature, _ = _curvature(loss_fn, apply_fn(params, x), y)
+    curvature, is_squared = _curvature(loss_fn, apply_fn(params, x), y)
     full, _, _ = _values(jacobian, curvature, y, batch_size, scale, learning_rate)
-    return full
+    return jnp.where(is_squared, full, jnp.nan)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 5))
