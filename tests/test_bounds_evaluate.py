@@ -220,6 +220,11 @@ def test_sign_error_weighs_gaps_that_the_test_examples_tell_apart():
     assert np.isnan(few.worst)
     assert few.num_left_out == 1
     assert np.isnan(few.worst_by_hyperparameter[0])
+    gap[1] = 0.2, 0.37  # greater by .1 and .27, less by .1, greater by .07
+    weights = [*map(weight, (0.1, 0.27, 0.1, 0.07))]
+    assert 0 < weights[3] < weights[0] < 0.5
+    mixed = ev.robust_sign_error(measure, gap, cells, num_test=1000)
+    assert mixed.worst == pytest.approx(weights[2] / sum(weights))
 
 
 def test_partial_tau_is_kendalls_formula(population):

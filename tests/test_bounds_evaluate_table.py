@@ -94,6 +94,8 @@ def test_balanced_main_effects_are_variances_of_means():
     assert found.fraction[1] == pytest.approx(cube.mean((0, 2, 3)).var() / cube.var())
     assert found.fraction[-1] == pytest.approx(cube.var(axis=3).mean() / cube.var())
     assert np.sum(found.corrected) == pytest.approx(1.0)
+    one_less = np.where(gap == gap[0, 0], NAN, gap)
+    assert not ev.variance_decomposition(one_less, CELLS).balanced
     mains = ev.variance_decomposition(gap, CELLS, order=1)
     np.testing.assert_allclose(mains.fraction[:3], found.fraction[:3], rtol=1e-9)
     assert mains.fraction[3] == pytest.approx(found.fraction[3:7].sum())
@@ -256,6 +258,8 @@ def test_text_of_the_table(evaluation):
     assert f"best |tau| by chance {found.band:.2f}" in lines[0]
     assert lines[1].endswith("p.: partial given rate")
     assert lines[3].split()[:2] == ["both", f"{found.tau[0]:.2f}*"]
+    (noise,) = (line for line in lines if line.startswith("noise   "))
+    assert noise.split()[1] == f"{found.tau[2]:.2f}"  # within the band
     assert lines[-1].split() == ["failed", *["-"] * 11, "60"]
     assert len({len(line) for line in lines[2:]}) == 1
     plain = ev.evaluate(*ledger, num_resamples=2, key=jax.random.key(1))

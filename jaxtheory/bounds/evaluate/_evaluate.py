@@ -135,9 +135,9 @@ def evaluate(
     rows = [
         {
             **_plain(values, gap, cells, number, to_cells, to_seeds),
-            **_partial(name, values, gap, chosen, number, to_cells),
+            **_partial(values, gap, chosen, number, to_cells),
         }
-        for name, values in named.items()
+        for values in named.values()
     ]
     columns = {field: np.array([row[field] for row in rows]) for field in rows[0]}
     band = permutation_band(named, gap, num_permutations=number, key=to_band)
@@ -187,10 +187,10 @@ def _plain(values, gap, cells, number, to_cells, to_seeds):
     }
 
 
-def _partial(name, values, gap, given, number, key):
-    """Partial correlations of a row; NaN of what is given itself, or given nothing."""
+def _partial(values, gap, given, number, key):
+    """Partial correlations of a row; NaN if nothing is given."""
     fields = ("partial", "partial_low", "partial_high", "partial_spearman")
-    if not given or name in given:
+    if not given:
         return dict.fromkeys(fields, np.nan)
     found = bootstrap(values, gap, given=given, num_resamples=number, key=key)
     ranks = partial_correlation(values, gap, given, method="spearman")
