@@ -91,24 +91,32 @@ def test_batches():
         assert bound.complexity == pytest.approx(expected, rel=1e-12)
 
 
-def flat_run(n, rate, scale):
-    """One full-batch step from 0: gap, flatness, first term of the bound."""
+def flat_run(n, rates, scales):
+    """Full-batch steps from 0: gap, flatness, squared norms of the gradients."""
+    a, norms = 0.0, []
+    for rate in rates:
+        norms.append((1 - a) ** 2 / n)
+        a = (1 - rate) * a + rate
     plain = np.arccos(1 / np.sqrt(n)) / np.pi
-    noisy = np.arccos(rate / n / np.hypot(rate / np.sqrt(n), scale)) / np.pi
+    spread = np.hypot(a / np.sqrt(n), np.sqrt(np.sum(np.square(scales))))
+    noisy = np.arccos(a / n / spread) / np.pi
     # No noise makes a difference to fresh examples: the risk is 1/2 before and after.
-    return 0.5 - plain, noisy - plain
+    return 0.5 - plain, noisy - plain, np.array(norms)
 
 
 @pytest.mark.parametrize("fresh", [None, 0.0])
 def test_virtual_noise_is_above_the_gap(fresh):
+    rng = np.random.default_rng(2)
     for n in (2, 10, 100):
-        for scale in (0.01, 0.1, 1.0):
-            gap, flatness = flat_run(n, 0.5, scale)
+        for steps in (20, 3, 1):
+            rates = rng.uniform(0.1, 0.5, size=steps)
+            scales = 10 ** rng.uniform(-2, 0, size=steps)
+            gap, flatness, norms = flat_run(n, rates, scales)
             bound = virtual_noise(
                 0.4,
-                np.array([0.5]),
-                scale,
-                1 / n,  # the squared norm of the mean of n standard normal numbers
+                rates,
+                scales,
+                norms,
                 flatness=flatness,
                 num_examples=n,
                 loss_bound=1.0,
@@ -120,7 +128,7 @@ def test_virtual_noise_is_above_the_gap(fresh):
             trusted = any("does not lower the risk" in a for a in bound.assumptions)
             assert trusted == (fresh is None)
     first = bound.complexity - flatness
-    assert first == pytest.approx(0.5 * 0.5 / (100 * 1.0), rel=1e-12)
+    assert first == pytest.approx(0.5 * rates[0] / (100 * scales[0]), rel=1e-12)
     # Without the flatness the bound would fail.
     assert gap > first
 
