@@ -309,3 +309,83 @@ def test_magnitude_of_a_path_inside_jit_is_refused(user_land):
 def test_sums_of_half_precision_steps_do_not_overflow():
     line, lengths = jnp.arange(8.0)[:, None], jnp.full(7, 1e4, jnp.float16)
     assert float(measured(line, step_lengths=lengths).path_length) == 70_000
+
+
+def test_step_lengths_that_are_none_show():
+    # Negative ones made a tree of negative length.
+    points = brownian(9, 2)
+    got = measured(points, num_nulls=2, measures=["e_1"], step_lengths=-np.ones(8))
+    assert np.isnan(got.path_length)
+    assert np.isnan(got.measures["e_1"].value)
+
+
+def test_magnitude_of_points_too_far_apart_is_nan():
+    # The scale was 1 / inf, and the message about an argument that nobody gave.
+    got = measured(brownian(9, 2) * 1e30, num_nulls=2, measures=["magnitude"])
+    assert np.isnan(got.measures["magnitude"].value)
+    assert got.magnitude.num_invalid > 0
+
+
+def test_the_gradient_of_a_length_through_a_repeated_point_is_finite():
+    points = jnp.array([[0.0, 0.0], [0.0, 0.0], [3.0, 4.0]])
+    slope = jax.grad(topology.path_length)(points)
+    np.testing.assert_allclose(slope[2], [0.6, 0.8], rtol=4 * EPS32)
+    np.testing.assert_array_equal(slope[0], 0)
+
+
+FLAT = np.zeros((9, 9), "f4")
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: topology.pairwise_distances(None), "`points` must be an array of"),
+        (lambda: topology.minimum_spanning_tree("d"), "`distances` must be an array"),
+        (lambda: topology.e_alpha(np.ones(3) * 1j), "`lengths` must be real"),
+        (
+            lambda: topology.append_point(FLAT, FLAT[:, :2], 1j * np.ones(2)),
+            "`point` must be real",
+        ),
+        (
+            lambda: topology.correlation_dimension(FLAT, window=(0.1, 0.2, 0.3)),
+            "`window` must be a pair",
+        ),
+        (lambda: topology.box_dimension(FLAT, window=0.1), "`window` must be a pair"),
+        (lambda: topology.box_dimension(FLAT, window=("a", 1.0)), "`window` must be"),
+        (
+            lambda: topology.levina_bickel_dimension(FLAT, num_neighbours=5),
+            "`num_neighbours` must be a pair",
+        ),
+        (
+            lambda: jax.jit(lambda a: topology.two_nn_dimension(FLAT, discard=a).value)(
+                0.1
+            ),
+            "`discard` must be concrete",
+        ),
+        (
+            lambda: topology.ph_dimension_penalty(FLAT, key=new_key(), sizes=5),
+            "`sizes` must be several",
+        ),
+        (lambda: topology.magnitude(FLAT, scales="a"), "`scales` must be real"),
+        (
+            lambda: jax.jit(lambda a: topology.magnitude(FLAT, scales=[a]).scales)(1.0),
+            "`scales` must be concrete",
+        ),
+        (lambda: measured(FLAT, measures=None), "`measures` must be names"),
+        (
+            lambda: measured(FLAT, num_nulls=2, step_lengths=1j * np.ones(8)),
+            "`step_lengths` must be real",
+        ),
+    ],
+)
+def test_options_that_are_none(user_land, call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
+
+
+def test_options_may_be_numbers_of_jax(user_land):
+    # They are made static: JAX refused its own as unhashable.
+    got = topology.two_nn_dimension(FLAT, discard=jnp.float32(0.1))
+    assert got.too_few
+    window = jnp.float32(0.01), jnp.float32(0.1)
+    assert topology.correlation_dimension(FLAT, window=window).too_few

@@ -90,13 +90,12 @@ def box_dimension(
         True
     """
     array = as_points(points, at_least=2)
-    check_window(window)
+    low, high = check_window(window)
     check_count(num_sizes=num_sizes, at_least=3)
     r = array.shape[0]
     divisions = np.unique(np.geomspace(1, r, num_sizes).round().astype(np.int32))
     counts = _counts(array, divisions)
     num_nonfinite = count_nonfinite(array)
-    low, high = window
     in_window = (counts >= low * r) & (counts <= high * r) & (num_nonfinite == 0)
     fit = _fit(jnp.asarray(np.log(divisions), array.dtype), counts, in_window)
     too_few = r < MINIMUM_POINTS

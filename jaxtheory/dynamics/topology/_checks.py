@@ -4,13 +4,36 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
+
+from jaxtheory.batching import check_number
 
 MINIMUM_POINTS = 500
 
 
+def _check_array(name: str, value: Any) -> None:
+    """Raise unless it is an array, or a list that makes one."""
+    if not isinstance(value, jax.Array | np.ndarray | np.generic | list | tuple):
+        raise ValueError(
+            f"`{name}` must be an array of JAX or NumPy, but is of type "
+            f"{type(value).__name__}. Convert it: `jnp.asarray({name})`."
+        )
+
+
+def as_real(name: str, value: Any) -> Array:
+    """An array of real numbers in single precision or better; raise if it is none."""
+    _check_array(name, value)
+    array = jnp.asarray(value)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise ValueError(f"`{name}` must be real, but has dtype {array.dtype}.")
+    return array.astype(jnp.result_type(jnp.float32, array))
+
+
 def as_points(points: ArrayLike, *, at_least: int, name: str = "points") -> Array:
     """Points ``[r, d]`` in single precision or better; raise if they are none."""
+    _check_array(name, points)
     array = jnp.asarray(points)
     shape, dtype = array.shape, array.dtype
     if len(shape) != 2 or shape[0] < at_least or shape[1] == 0:
@@ -28,6 +51,7 @@ def as_distances(distances: ArrayLike, numpy: Any = jnp) -> Any:
 
     With NumPy for `numpy` they stay on the host, where doubles are doubles.
     """
+    _check_array("distances", distances)
     array = numpy.asarray(distances)
     shape, dtype = array.shape, array.dtype
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
@@ -46,14 +70,30 @@ def check_metric(metric: str) -> None:
         raise ValueError(f"`metric` must be 'euclidean' or 'loss', but was {metric!r}.")
 
 
-def check_window(window: tuple[float, float]) -> None:
-    """Raise unless it is two shares of a whole, the smaller first."""
-    low, high = window
-    if not 0 < low < high <= 1:
+def check_settled(name: str, value: Any) -> None:
+    """Raise if a number that compiled programs depend on is traced."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
         raise ValueError(
-            "`window` must be two shares 0 < low < high <= 1 at the ends of the "
-            f"scaling range, but was {window!r}."
+            f"`{name}` must be concrete, but is traced. Close over it, or make it a "
+            "static argument of your `jax.jit`."
         )
+
+
+def check_pair(name: str, pair: Any) -> tuple[Any, Any]:
+    """The two of a pair; raise unless it is one."""
+    if not isinstance(pair, tuple | list | np.ndarray) or len(pair) != 2:
+        raise ValueError(f"`{name}` must be a pair (low, high), but was {pair!r}.")
+    check_settled(name, pair)
+    return pair[0], pair[1]
+
+
+def check_window(window: tuple[float, float]) -> tuple[float, float]:
+    """Return two shares of a whole; raise unless it is two, the smaller first."""
+    low, high = check_pair("window", window)
+    must = "two shares 0 < low < high <= 1 at the ends of the scaling range"
+    check_number("window", low, lambda a: 0 < a < 1, must)
+    check_number("window", high, lambda a: float(low) < a <= 1, must)
+    return float(low), float(high)
 
 
 def count_nonfinite(points: Array) -> Array:

@@ -12,6 +12,8 @@ from jaxtheory.batching import check_count, check_number
 from jaxtheory.dynamics.topology._checks import (
     MINIMUM_POINTS,
     as_distances,
+    check_pair,
+    check_settled,
     check_window,
     count_coincident,
     nan_unless_valid,
@@ -120,11 +122,11 @@ def correlation_dimension(
         Grassberger and Procaccia, Physica D 9 (1983), 189-208.
     """
     valid, num_invalid = nan_unless_valid(as_distances(distances))
-    check_window(window)
+    window = check_window(window)
     check_count(num_radii=num_radii, at_least=3)
     r = valid.shape[0]
     return CorrelationDimension(
-        *correlation(valid, tuple(window), num_radii),
+        *correlation(valid, window, num_radii),
         num_points=r,
         num_invalid=num_invalid,
         num_coincident=count_coincident(valid),
@@ -178,8 +180,9 @@ def two_nn_dimension(
         Facco et al., arXiv:1803.06992.
     """
     matrix = as_distances(distances)
+    check_settled("discard", discard)
     check_number("discard", discard, lambda a: 0 <= a < 1, "in [0, 1)")
-    return _of_neighbours(matrix, functools.partial(two_nn, discard=discard))
+    return _of_neighbours(matrix, functools.partial(two_nn, discard=float(discard)))
 
 
 def levina_bickel_dimension(
@@ -236,7 +239,8 @@ def levina_bickel_dimension(
             "`correction` must be 'mackay_ghahramani' or 'none', but was "
             f"{correction!r}."
         )
-    low, high = (check_count(num_neighbours=k, at_least=3) for k in num_neighbours)
+    both = check_pair("num_neighbours", num_neighbours)
+    low, high = (check_count(num_neighbours=k, at_least=3) for k in both)
     if not low <= high < matrix.shape[0]:
         raise ValueError(
             "`num_neighbours` must be a smallest and a largest number, below the "

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxtheory.batching import sum_examples
-from jaxtheory.dynamics.topology._checks import as_distances, as_points
+from jaxtheory.dynamics.topology._checks import as_distances, as_points, as_real
 
 _COORDINATES_PER_CHUNK = 1024
 _GAPS = {"euclidean": jnp.square, "loss": jnp.abs}
@@ -156,7 +156,7 @@ def append_point(
     """
     known = jax.lax.stop_gradient(as_distances(distances))
     others = jax.lax.stop_gradient(as_points(points, at_least=2))
-    new = jnp.asarray(point)
+    new = as_real("point", point)
     if others.shape != (known.shape[0], *new.shape):
         raise ValueError(
             "`points` must have a row for each of `distances` and as many coordinates "
@@ -178,12 +178,12 @@ def distances_in(points: Array, *, metric: str) -> Array:
 
     # A few coordinates at a time stay in the cache: 16 times faster at d = 65,536.
     total = sum_examples(gaps, points.T, batch_size=_COORDINATES_PER_CHUNK)
-    return total / points.shape[1] if metric == "loss" else _root(total)
+    return total / points.shape[1] if metric == "loss" else root(total)
 
 
 @jax.jit
 def _appended(known, others, new):
-    row = _root(jnp.sum((others - new[None, :]) ** 2, axis=1))
+    row = root(jnp.sum((others - new[None, :]) ** 2, axis=1))
     padded = jnp.pad(known, ((0, 1), (0, 1)))
     return padded.at[-1, :-1].set(row).at[:-1, -1].set(row)
 
@@ -204,10 +204,10 @@ def _from_gram(points):
         gram = gram + product(d - d % width, d % width)
     norms = jnp.diagonal(gram)
     squares = norms[:, None] + norms[None, :] - (gram + gram.T)
-    return _root(jnp.where(jnp.eye(r, dtype=bool), 0, jnp.maximum(squares, 0)))
+    return root(jnp.where(jnp.eye(r, dtype=bool), 0, jnp.maximum(squares, 0)))
 
 
-def _root(squares):
+def root(squares):
     """Square root, whose infinite derivative at zero is kept out of the gradient."""
     positive = squares != 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import ArrayLike, Bool, Float
@@ -98,7 +99,7 @@ def magnitude(
         Leinster, arXiv:1012.5857; Andreeva et al., arXiv:2407.08723 (positive
         magnitude).
     """
-    if isinstance(distances, Tracer) or isinstance(scales, Tracer):
+    if any(isinstance(a, Tracer) for a in jax.tree.leaves((distances, scales))):
         raise ValueError(
             "`distances` and `scales` must be concrete, but are traced. Magnitude is "
             "solved in double precision on the host: call it outside `jax.jit`."
@@ -149,7 +150,10 @@ def _at_scale(distances, scale):
 
 def _check_scales(scales):
     """The scales as a vector of doubles; raise unless they are positive."""
-    steps = np.asarray(scales, np.float64)
+    steps = np.asarray(scales)
+    if not np.issubdtype(steps.dtype, np.number) or np.iscomplexobj(steps):
+        raise ValueError(f"`scales` must be real numbers, but was {scales!r}.")
+    steps = steps.astype(np.float64)
     if steps.ndim != 1 or steps.size == 0:
         raise ValueError(
             f"`scales` must be a non-empty vector, but has shape {steps.shape}. Pass "

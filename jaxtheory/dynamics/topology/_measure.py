@@ -16,6 +16,7 @@ from jaxtheory.batching import check_count, check_key, check_number
 from jaxtheory.dynamics.topology._checks import (
     MINIMUM_POINTS,
     as_points,
+    as_real,
     check_metric,
     count_nonfinite,
 )
@@ -30,7 +31,6 @@ from jaxtheory.dynamics.topology._nulls import (
 from jaxtheory.dynamics.topology._path import path_length
 from jaxtheory.dynamics.topology._ph_dimension import estimate
 from jaxtheory.dynamics.topology._tree import (
-    at_least_single,
     e_alpha,
     minimum_spanning_tree,
 )
@@ -84,7 +84,7 @@ class PathMeasures(NamedTuple):
     Attributes:
         measures: What was asked for, by name.
         path_length: Length of the path in the metric: of the exact steps where they
-            were given.
+            were given, NaN where one of them is negative.
         ou_decay: One minus the fitted lag-1 autocorrelation of null B.
         magnitude: The path's magnitude at the one scale that was used, with the flags
             that say whether to believe it; None where it was not asked for.
@@ -178,8 +178,8 @@ def measure_path(
 
     Raises:
         ValueError: `points` is not a matrix of at least two floating-point rows,
-            `step_lengths` does not have one length a step, a word or an option is out
-            of range, or a magnitude is asked for inside `jit`.
+            `step_lengths` does not have one real length a step, a word or an option is
+            out of range, or a magnitude is asked for inside `jit`.
 
     Memory:
         A few times ``r^2`` and a few copies of `points`, whatever `num_nulls` is.
@@ -216,7 +216,7 @@ def measure_path(
     key_own, key_nulls = jax.random.split(key)
     values, errors, length, distances = _measure_own(points, key_own, settings)
     keys = jax.random.split(key_nulls, num_nulls)
-    exact = length if step_lengths is None else jnp.sum(at_least_single(step_lengths))
+    exact = length if step_lengths is None else _total(step_lengths)
     rescale = 1.0 if step_lengths is None else exact / length
     whole = None
     if on_host:
@@ -312,12 +312,20 @@ def _evaluate(distances, length, key, settings):
     return {name: values[name] for name in names if name in values}, errors
 
 
+def _total(step_lengths):
+    """The sum of lengths; NaN unless they can be lengths."""
+    steps = as_real("step_lengths", step_lengths)
+    return jnp.where(jnp.all(steps >= 0), jnp.sum(steps), jnp.nan)
+
+
 def _magnitude_solver(distances, rescale, scale):
     """A function that solves the magnitude of rescaled distances at one scale."""
     rescale, mean = float(rescale), float(jnp.mean(distances))
     if scale is None:
-        # Of points that all coincide the magnitude is 1 at every scale.
-        scale = 1 / (mean * rescale) if mean > 0 else 1.0
+        # Of points that all coincide the magnitude is 1 at every scale; of what are
+        # no distances it is NaN.
+        known = 0 < mean * rescale < math.inf
+        scale = 1 / (mean * rescale) if known else 1.0
     on_host = lambda distances: np.asarray(distances, np.float64) * rescale
     return lambda distances: magnitude(on_host(distances), scales=[float(scale)])
 
@@ -331,8 +339,8 @@ def _beside(value, error, draws):
 
 def _check_measures(measures, points, magnitude_scale):
     """The names that are solved on the host; raise unless all are known."""
-    unknown = [name for name in measures if name not in _MEASURES]
-    if isinstance(measures, str) or unknown or not measures:
+    listed = isinstance(measures, Sequence) and not isinstance(measures, str)
+    if not listed or not measures or any(one not in _MEASURES for one in measures):
         raise ValueError(
             f"`measures` must be names out of {', '.join(_MEASURES)}, but was "
             f"{measures!r}."

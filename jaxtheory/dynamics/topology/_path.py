@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxtheory.dynamics.topology._checks import as_points, check_metric
+from jaxtheory.dynamics.topology._distances import root
 
 
 def path_length(
@@ -22,7 +23,7 @@ def path_length(
             difference of `loss_distances`.
 
     Returns:
-        The length; 0 for one point.
+        The length; 0 for one point. The gradient in a step of zero is zero.
 
     Raises:
         ValueError: `points` is not a non-empty matrix of floating-point numbers, or
@@ -39,7 +40,7 @@ def path_length(
     steps = jnp.diff(points, axis=0)
     if metric == "loss":
         return jnp.sum(jnp.mean(jnp.abs(steps), axis=1))
-    return jnp.sum(jnp.linalg.norm(steps, axis=1))
+    return jnp.sum(root(jnp.sum(steps**2, axis=1)))
 
 
 def displacement(points: Float[ArrayLike, "r d"]) -> Float[Array, ""]:

@@ -239,6 +239,8 @@ def _slopes(logs, sizes):
 
 def _check_sizes(sizes, r):
     """The sizes as a tuple; raise unless a slope can be taken over them."""
+    if not isinstance(sizes, Sequence | np.ndarray) or isinstance(sizes, str):
+        raise ValueError(f"`sizes` must be several numbers, but was {sizes!r}.")
     sizes = tuple(check_count(sizes=size, at_least=2) for size in sizes)
     if len(set(sizes)) < 2 or max(sizes) > r:
         raise ValueError(

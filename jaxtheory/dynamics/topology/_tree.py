@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxtheory.batching import check_number
-from jaxtheory.dynamics.topology._checks import as_distances
+from jaxtheory.dynamics.topology._checks import as_distances, as_real
 
 
 class MinimumSpanningTree(NamedTuple):
@@ -98,7 +98,7 @@ def e_alpha(
     References:
         Andreeva et al., arXiv:2407.08723.
     """
-    lengths = at_least_single(lengths)
+    lengths = as_real("lengths", lengths)
     if lengths.ndim != 1:
         raise ValueError(
             "`lengths` must be a vector of edge lengths, but has shape "
@@ -108,12 +108,6 @@ def e_alpha(
     # For alpha below one the slope at zero is infinite: keep it out of the gradient.
     present = lengths != 0
     return jnp.sum(jnp.where(present, jnp.where(present, lengths, 1) ** alpha, 0))
-
-
-def at_least_single(values: ArrayLike) -> Array:
-    """An array in single precision or better."""
-    values = jnp.asarray(values)
-    return values.astype(jnp.result_type(jnp.float32, values))
 
 
 def check_alpha(alpha: ArrayLike) -> None:
