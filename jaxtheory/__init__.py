@@ -6,6 +6,7 @@ from types import ModuleType
 from jaxtheory import batching as batching
 from jaxtheory import bounds as bounds
 from jaxtheory import collapse as collapse
+from jaxtheory import compression as compression
 from jaxtheory import curvature as curvature
 from jaxtheory import data as data
 from jaxtheory import dynamics as dynamics
