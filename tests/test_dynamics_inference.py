@@ -242,6 +242,31 @@ def test_spreads_whose_squares_leave_the_range(unit):
     np.testing.assert_allclose(result.standard_error, [expected], rtol=1e-6)
 
 
+def test_half_precision_loses_neither_steps_nor_averages():
+    # Single precision between 1 and 1.008, the next number of bfloat16.
+    rng = np.random.default_rng(0)
+    iterates = jnp.asarray(1 + 0.01 * rng.normal(size=1200), jnp.bfloat16)
+    times = lambda w, x: w * x
+    means = inference.batch_means(times, iterates, jnp.ones(1), power=0.0)
+    expected = np.asarray(iterates, float)[133:].std() / np.sqrt(1067)
+    assert 0.3 * expected < float(means.standard_error[0]) < 2 * expected
+
+    data = jnp.asarray(regression(70)[0], jnp.float32), jnp.ones(70)
+    runs = [
+        inference.higrad(
+            SQUARED,
+            linear,
+            jnp.zeros(2, dtype),
+            data,
+            jnp.asarray(POINTS),
+            step_size=1e-4,
+            key=new_key(),
+        )
+        for dtype in (jnp.bfloat16, jnp.float32)
+    ]
+    np.testing.assert_array_equal(runs[0].parts, runs[1].parts)
+
+
 def test_a_step_too_long_is_seen():
     x, y = regression(70)
     data = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)

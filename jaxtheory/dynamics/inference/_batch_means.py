@@ -67,7 +67,9 @@ def batch_means(
     Args:
         predict: ``predict(params, points) -> [...]``, for example a model.
         iterates: Parameters stacked on a leading axis ``[r, ...]``: of every step, or
-            equally spaced records, ``record={"params": lambda s: s.params}``.
+            equally spaced records, ``record={"params": lambda s: s.params}``. Averages,
+            which `predict` gets, are in at least float32: rounded to half precision
+            they would all be the same.
         points: What `predict` gets: inputs to predict at.
         power: Decay of the learning rate, in [0, 1); 0 for a constant one, which makes
             equal batches.
@@ -140,9 +142,8 @@ def _intervals(predict, ends, iterates, points):
         return jnp.tensordot(shares, means, axes=1, precision="highest")
 
     means = jax.tree.map(average, iterates)
-    same = lambda tree: jax.tree.map(lambda a, b: a.astype(b.dtype), tree, iterates)
-    parts = wide(jax.lax.map(lambda some: predict(some, points), same(means)))
-    value = wide(predict(same(jax.tree.map(weighted, means)), points))
+    parts = wide(jax.lax.map(lambda some: predict(some, points), means))
+    value = wide(predict(jax.tree.map(weighted, means), points))
     roots = jnp.asarray(np.sqrt(lengths / lengths.sum()), parts.dtype)
     deviations = (parts - value[None]).reshape(len(lengths), -1) * roots[:, None]
     error = column_norms(deviations) / np.sqrt(len(lengths) - 1)

@@ -68,7 +68,8 @@ def higrad(
             model_state)``, the mean over the batch; the model state is ``()``. See
             `dynamics.supervised`.
         predict: ``predict(params, points) -> [...]``, for example a model.
-        params: Where to start.
+        params: Where to start. SGD runs in at least float32, because steps that shrink
+            are soon lost in half precision.
         data: Pytree of independent examples ``[n, ...]``, typically ``(x, y)``.
         points: What `predict` gets: inputs to predict at.
         step_size: Length of the first step, positive.
@@ -126,7 +127,8 @@ def higrad(
     num_examples = check_examples(data=data)
     tree = make_tree(splits, lengths, num_examples, batch_size, burn_in)
     width = quantile(confidence, tree.num_threads - 1)
-    params = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(a)), params)
+    wide = lambda a: jnp.promote_types(jnp.result_type(a), jnp.float32)
+    params = jax.tree.map(lambda a: jnp.asarray(a, wide(a)), params)
     check_prediction(jax.eval_shape(predict, params, points))
     recipe = (objective, predict, tree, burn_in, batch_size)
     value, error, parts, num_nonfinite = _run(
@@ -161,7 +163,6 @@ def _run(recipe, params, data, points, step_size, power, key):
         add = lambda total, a, weight=weight: total + weight * a
         average = jax.tree.map(add, average, means)
         done, used = done + length, used + count
-    average = jax.tree.map(lambda a, b: a.astype(b.dtype), average, params)
     predictions = jax.lax.map(lambda some: predict(some, points), average)
     return _interval(predictions, tree)
 
