@@ -343,6 +343,18 @@ def test_ceiling_is_the_mean_over_pairs_of_seeds():
     assert np.isnan(ev.noise_ceiling(gap[:, :1]).from_other_seeds)
 
 
+def test_expected_gap_reaches_its_ceiling():
+    draw = np.random.default_rng(0)
+    cell = draw.standard_normal((400, 1))
+    gap = cell + 1.2 * draw.standard_normal((400, 4))
+    found = ev.noise_ceiling(gap)
+    taus = [tau(cell, gap[:, seed]) for seed in range(4)]
+    # A tau of 400 pairs has deviation .03, and four of one set of cells less.
+    assert abs(np.mean(taus) - found.of_expected_gap) < 0.04
+    assert found.between_seeds + 0.1 < found.of_expected_gap
+    assert found.between_seeds < found.from_other_seeds < found.of_expected_gap
+
+
 @pytest.mark.parametrize("missing", [False, True])
 def test_band_is_the_largest_tau_of_permuted_gaps(missing):
     draw = np.random.default_rng(0)

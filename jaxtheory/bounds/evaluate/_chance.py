@@ -138,14 +138,17 @@ class NoiseCeiling(NamedTuple):
     Attributes:
         between_seeds: Mean tau between the gaps of two seeds, over pairs of seeds.
         from_other_seeds: Mean tau between the gap of one seed and the mean of the
-            others: more than any measure of a cell alone can expect, up to chance.
+            others.
         within: As `between_seeds`, over the pairs of cells of a mask.
+        of_expected_gap: What the expected gap of each cell would have with the gap of
+            one seed, if cells and noise were Gaussian.
         num_seed_pairs: Pairs of seeds whose tau is defined.
     """
 
     between_seeds: float
     from_other_seeds: float
     within: float
+    of_expected_gap: float
     num_seed_pairs: int
 
 
@@ -154,8 +157,11 @@ def noise_ceiling(
 ) -> NoiseCeiling:
     """Kendall's tau-b of the gap with itself, between independent seeds.
 
-    What depends on the cell alone ranks the gaps of one seed no better than this, but
-    for ties and chance. A measure that sees the seed may.
+    A measure without noise can do better than another seed does: of Gaussian cells and
+    noise the correlation of two seeds is ``rho = sin(pi tau / 2)``, and that of a seed
+    with the expected gap of its cell ``sqrt(rho)``, which makes a tau of ``(2 / pi)
+    arcsin(sqrt(rho))``. That is the ceiling of what depends on the cell alone; what
+    sees the seed has none.
 
     Args:
         gap: Test less training error or loss of each network, NaN where it failed.
@@ -187,7 +193,10 @@ def noise_ceiling(
     rest = [tau_b(pair_sums(gap[:, [a]], others(a))) for a in seeds if len(seeds) > 1]
     plain, within = ([tau_b(sums, m) for sums in found] for m in (None, mask))
     number = int(np.sum(~np.isnan(plain)))
-    return NoiseCeiling(_mean(plain), _mean(rest), _mean(within), number)
+    between = _mean(plain)
+    share = np.clip(np.sin(np.pi / 2 * between), 0, 1)
+    expected = float(2 / np.pi * np.arcsin(np.sqrt(share)))
+    return NoiseCeiling(between, _mean(rest), _mean(within), expected, number)
 
 
 def _mean(values):

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,7 +145,7 @@ def from_csv(path: str | Path) -> Ledger:
 
 def _places(rows, names):
     """Cell and seed of each row, the shape of the tables, and each cell's setting."""
-    cells, settings, seeds, places = {}, [], {}, []
+    cells, settings, seeds, places, number = {}, [], {}, [], Counter()
     for row in rows:
         setting = tuple(row[name] for name in names)
         cell = cells.setdefault(row.get(CELL) or setting, len(cells))
@@ -155,10 +156,9 @@ def _places(rows, names):
                 f"`{CELL}` must name one setting of the hyperparameters, but "
                 f"{row[CELL]!r} has several."
             )
-        seen = sum(place[0] == cell for place in places) if SEED not in row else None
-        label = seen if seen is not None else row[SEED]
-        place = cell, seeds.setdefault(label, len(seeds))
-        places.append(place)
+        label = row[SEED] if SEED in row else number[cell]
+        number[cell] += 1
+        places.append((cell, seeds.setdefault(label, len(seeds))))
     if len(set(places)) < len(places):
         raise ValueError(
             f"each row must be another network, but {len(places) - len(set(places))} "

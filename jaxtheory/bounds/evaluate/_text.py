@@ -47,7 +47,8 @@ def to_text(evaluation: Evaluation) -> str:
     cells = ("tau", *columns, "missing")
     lines = [
         f"noise ceiling {_number(e.ceiling.between_seeds)} between seeds, "
-        f"{_number(e.ceiling.from_other_seeds)} from other seeds; "
+        f"{_number(e.ceiling.from_other_seeds)} from other seeds, "
+        f"{_number(e.ceiling.of_expected_gap)} of the expected gap; "
         f"best |tau| by chance {_number(e.band)} (*: beyond it); "
         f"CMI by chance {_number(e.information_by_chance)}",
         "low, high: 95 % over cells; worst, mean: sign error over environments"
