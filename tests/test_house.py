@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 # stands.
 LOWER = {"_types", "batching", "linalg"}
 MEASUREMENTS = {"kernels", "curvature", "collapse", "dynamics"}
-CORE = LOWER | MEASUREMENTS | {"bounds"}
+CORE = LOWER | MEASUREMENTS | {"bounds", "compression"}
 LEAVES = {"models", "data", "interop", "plot"}
 MAY_IMPORT = {
     "_types": set(),
@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "linalg": {"_types", "batching"},
     **dict.fromkeys(MEASUREMENTS, LOWER),
     "bounds": LOWER | MEASUREMENTS,
+    "compression": LOWER | MEASUREMENTS | {"bounds"},
     **dict.fromkeys(LEAVES, CORE),
     "portrait": CORE | LEAVES,
     "__init__": CORE | LEAVES,
