@@ -47,6 +47,21 @@ def test_density_and_distribution_function(ratio, variance, x64):
     np.testing.assert_array_equal(outside, [0, 0])
 
 
+@pytest.mark.parametrize("ratio", [1e-6, 1e-5, 9e-4, 1e-2])
+def test_many_samples_a_column_in_single_precision(ratio):
+    # Rounding over the ratio: .16 off at 1e-5, .89 at 1e-6.
+    low, high = (1 - ratio**0.5) ** 2, (1 + ratio**0.5) ** 2
+    points = np.linspace(low, high, 11).astype(np.float32)[1:-1]
+    want = [quad(oracle_density, low, float(x), (ratio, 1.0))[0] for x in points]
+    got = linalg.marchenko_pastur_cdf(points, ratio=ratio)
+    np.testing.assert_allclose(got, want, atol=2 * EPS32 * ratio**-0.5)
+
+
+def test_what_is_no_probability_has_no_quantile():
+    got = linalg.marchenko_pastur_quantile(np.array([-0.1, 0.0, 1.1], "f4"), ratio=0.5)
+    np.testing.assert_array_equal(np.isnan(got), [True, False, True])
+
+
 def test_single_precision():
     x = np.linspace(0.1, 2.9, 50).astype(np.float32)
     with jax.enable_x64(True):
