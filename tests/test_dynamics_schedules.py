@@ -318,3 +318,19 @@ def test_bad_arguments_of_schedules(function, message, user_land):
 def test_bad_conditions(stop_when, message, user_land):
     with pytest.raises(ValueError, match=message):
         train(stop_when=stop_when)
+
+
+def test_populations_are_trained_outside_jit(user_land):
+    states = dynamics.init_population(OPTIMIZER, jnp.ones((2, 3)))
+    train = lambda states: (
+        dynamics.train_population(
+            OBJECTIVE,
+            states,
+            OPTIMIZER,
+            (X, X),
+            num_steps=1,
+            keys=jax.random.split(KEY),
+        ).steps
+    )
+    with pytest.raises(ValueError, match="`states` must have values, but are traced"):
+        jax.jit(train)(states)

@@ -336,7 +336,8 @@ def test_refusals(user_land):
         stability.rds_sharpness(
             quartic, state, optimizer, (jnp.ones((3, 2)),), num_batches=1, key=new_key()
         )
-    ragged = jax.tree.map(lambda a: a[None], state)._replace(params=jnp.ones((2, 2)))
+    one = jax.tree.map(lambda a: a[None], state)
+    ragged = one._replace(params=jnp.ones((2, 2)))
     with pytest.raises(ValueError, match=r"`states\.params` must have as many"):
         stability.rds_sharpness(
             quartic,
