@@ -127,7 +127,8 @@ def _chain(modules, layers):
             was = "is missing" if names is None else f"has {sorted(names)}"
             raise ValueError(
                 "`layers` must name layers that are a kernel and a bias, but "
-                f"{layer!r} {was}; there are {sorted(modules)}. Fold BatchNorm into them first."
+                f"{layer!r} {was}; there are {sorted(modules)}. Fold BatchNorm into "
+                "them first."
             )
         for array in jax.tree.leaves(held):
             if not bool(jnp.isfinite(array).all()):
