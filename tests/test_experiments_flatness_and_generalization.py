@@ -14,7 +14,6 @@ from matplotlib.image import imread
 
 from experiments import flatness_and_generalization as script
 from experiments.population import correlation, networks, page
-from jaxtheory.bounds.evaluate import signs
 
 SMALL = script.Config(
     task="mixture",
@@ -89,15 +88,9 @@ def test_pairs_that_differ_in_one_hyperparameter():
     assert correlation.equal(cells, 1)[0].tolist() == [True, False, True, False]
 
 
-def test_chance_and_noise_are_found():
+def test_noise_is_found():
     draw = np.random.default_rng(0)
     gap = np.arange(40.0)[:, None] + 5 * draw.standard_normal((40, 4))
-    noise = draw.standard_normal((6, 40, 4))
-    rows = np.stack([signs(row) for row in [*noise, gap]])
-    band = correlation.permutation_band(rows, signs(gap), 100, draw)
-    # One row of 40 independent cells has deviation 2/3 / sqrt(40) = .105, and noise
-    # rows of 160 networks half of it.
-    assert 0.1 < np.quantile(band, 0.95) < 0.4
     halves = np.arange(40) < 20
     found = correlation.ceiling(gap, halves[:, None] == halves)
     assert 0.5 < found.between_seeds < found.from_other_seeds < 1

@@ -20,7 +20,6 @@ __all__ = [
     "ceiling",
     "equal",
     "kendall",
-    "permutation_band",
     "resamples",
     "tau",
 ]
@@ -35,36 +34,6 @@ def resamples(num_cells: int, number: int, draw: np.random.Generator) -> np.ndar
     """Counts ``[b, c]`` of cells drawn with replacement."""
     share = np.full(num_cells, 1 / num_cells)
     return draw.multinomial(num_cells, share, size=number).astype(float)
-
-
-def permutation_band(
-    rows: np.ndarray, gap: np.ndarray, number: int, draw: np.random.Generator
-) -> np.ndarray:
-    """The largest of all rows' ``|tau|`` when gaps belong to other cells.
-
-    Pairs of networks that lack a value stay in the denominator, as the published
-    figures have it; `bounds.evaluate.permutation_band` takes them out.
-
-    Args:
-        rows: `signs` of each row of the table, ``[m, c, s, c, s]``.
-        gap: `signs` of the gap.
-        number: Permutations of cells; the seeds of a cell stay together.
-        draw: Their source.
-
-    Returns:
-        ``[number]``. What chance alone does to the best of so many rows.
-    """
-    flat = rows.reshape(len(rows), -1)
-    untied = np.sum(np.abs(flat), axis=1, dtype=np.float64)
-    all_gaps = np.sum(np.abs(gap), dtype=np.float64)
-    scale = np.sqrt(untied * all_gaps)
-    largest = []
-    for _ in range(number):
-        order = draw.permutation(len(gap))
-        shuffled = gap[order][:, :, order].ravel()
-        with np.errstate(invalid="ignore", divide="ignore"):
-            largest.append(np.nanmax(np.abs(flat @ shuffled) / scale))
-    return np.array(largest)
 
 
 class Ceiling(NamedTuple):

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from experiments.population.correlation import (
@@ -9,7 +10,6 @@ from experiments.population.correlation import (
     alone,
     ceiling,
     equal,
-    permutation_band,
     resamples,
     tau,
 )
@@ -17,8 +17,8 @@ from jaxtheory.bounds.evaluate import (
     PairSums,
     cell_means,
     pair_sums,
+    permutation_band,
     resampled_tau,
-    signs,
     tau_b,
 )
 
@@ -112,13 +112,14 @@ def rank(
         )._replace(learning_rate=tau_b(rates[name]))
         for name, values in rows.items()
     }
-    stacked = np.stack([signs(values) for values in rows.values()])
-    largest = permutation_band(stacked, signs(gap), num_resamples, draw)
+    band = permutation_band(
+        rows, gap, num_permutations=num_resamples, key=jax.random.key(seed)
+    )
     return Ranking(
         correlations,
         granulated,
         samples,
-        float(np.quantile(largest, 0.95)),
+        band.band,
         ceiling(gap, equal(cells, 2)),
         {name: resampled_tau(found, counts) for name, found in rates.items()},
     )

@@ -3,16 +3,17 @@
 import math
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
-from experiments.population.correlation import alone, equal, permutation_band
+from experiments.population.correlation import alone, equal
 from experiments.topology.paths import LENGTH, Measured, name
 from jaxtheory.bounds.evaluate import (
     noise_ceiling,
     pair_sums,
     partial_tau,
+    permutation_band,
     resampled_tau,
-    signs,
     tau_b,
 )
 
@@ -132,13 +133,15 @@ def rank(
             tau(found.flipped, gap),
             tau(found.ou, gap),
         )
-    stacked = np.stack([signs(found.value) for found in rows.values()])
-    largest = permutation_band(stacked, signs(gap), num_resamples, draw)
+    values = {row: found.value for row, found in rows.items()}
+    band = permutation_band(
+        values, gap, num_permutations=num_resamples, key=jax.random.key(seed)
+    )
     limit = noise_ceiling(gap, equal(cells, 0))
     return Ranking(
         correlations,
         samples,
-        float(np.quantile(largest, 0.95)),
+        band.band,
         Ceiling(limit.between_seeds, limit.from_other_seeds, limit.within),
     )
 
