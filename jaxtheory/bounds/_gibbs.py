@@ -203,6 +203,8 @@ def _perturb(params, scale, spread, key):
         noise = jax.random.normal(key, leaf.shape, wide)
         deviation = scale.astype(wide)
         for factor in relative:
+            # The product of the two in float32 is what the relative entropy is of.
+            factor = jnp.asarray(factor, jnp.float32)
             deviation = (scale.astype(jnp.float32) * factor).astype(wide)
         return (leaf + deviation * noise).astype(leaf.dtype)
 
