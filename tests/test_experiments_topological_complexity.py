@@ -133,7 +133,7 @@ def test_partial_tau_is_its_formula_and_resamples_keep_cells(found):
     row = result.rows["norm"].value
     rate = np.broadcast_to(result.cells[:, :1], row.shape)
     xy, xz, yz = (
-        kendalltau(a, b)
+        kendalltau(np.asarray(a, float), np.asarray(b, float))
         for a, b in ((row, result.gap), (row, rate), (result.gap, rate + 0 * row))
     )
     tau = result.ranking.correlations["norm"]

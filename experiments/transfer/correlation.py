@@ -55,6 +55,8 @@ def resamples(
 
 def ranks(values: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """Standardised ranks in each resample; NaN where all values are equal."""
+    # Ranks have the precision of what is ranked.
+    values = np.asarray(values, np.float64)
     found = scipy.stats.rankdata(values[indices], axis=1)
     found = found - found.mean(axis=1, keepdims=True)
     scale = found.std(axis=1, keepdims=True)
