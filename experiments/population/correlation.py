@@ -7,27 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxtheory.bounds.evaluate import differ_in_one, noise_ceiling
-from jaxtheory.bounds.evaluate import pair_sums as blocks
-from jaxtheory.bounds.evaluate import resampled_tau as bootstrap
-from jaxtheory.bounds.evaluate import tau_b as kendall
-
-__all__ = [
-    "Ceiling",
-    "alone",
-    "blocks",
-    "bootstrap",
-    "ceiling",
-    "equal",
-    "kendall",
-    "resamples",
-    "tau",
-]
+from jaxtheory.bounds.evaluate import (
+    differ_in_one,
+    noise_ceiling,
+    pair_sums,
+    tau_b,
+)
 
 
 def tau(left: np.ndarray, right: np.ndarray) -> float:
     """Kendall's tau-b of two arrays; NaN where one of them is constant."""
-    return kendall(blocks(left[:, None], right[:, None]))
+    return tau_b(pair_sums(left[:, None], right[:, None]))
 
 
 def resamples(num_cells: int, number: int, draw: np.random.Generator) -> np.ndarray:

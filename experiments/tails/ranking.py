@@ -4,13 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.population.correlation import (
-    alone,
-    blocks,
-    bootstrap,
-    kendall,
-    resamples,
-)
+from experiments.population.correlation import alone, resamples
+from jaxtheory.bounds.evaluate import pair_sums, resampled_tau, tau_b
 
 LEVEL = 0.05  # of the test of the stable law
 OBSERVED = {
@@ -72,13 +67,13 @@ def _rank(found, index, counts):
         values = np.where(fitted(found), index[..., layer], np.nan)
         if np.all(np.isnan(values)):  # no spectrum of so few eigenvalues
             continue
-        pairs, with_gap = blocks(values, ratio), blocks(values, gap(found))
-        layers.append(float(kendall(pairs)))
-        samples.append(bootstrap(pairs, counts))
-        rates.append(kendall(pairs, rate_alone))
-        batches.append(kendall(pairs, batch_alone))
-        gaps.append(kendall(with_gap))
-        gap_samples.append(bootstrap(with_gap, counts))
+        pairs, with_gap = pair_sums(values, ratio), pair_sums(values, gap(found))
+        layers.append(float(tau_b(pairs)))
+        samples.append(resampled_tau(pairs, counts))
+        rates.append(tau_b(pairs, rate_alone))
+        batches.append(tau_b(pairs, batch_alone))
+        gaps.append(tau_b(with_gap))
+        gap_samples.append(resampled_tau(with_gap, counts))
     if not layers:
         nan = float("nan")
         return Rank(nan, nan, nan, nan, [], nan, nan, nan, nan)

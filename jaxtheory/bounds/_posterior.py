@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxtheory._types import ApplyFn, KeyArray, LossFn, Objective, Params
@@ -196,13 +197,9 @@ class _PacBayes:
 
 def _draw(posterior, key):
     """Weights from the posterior."""
-    leaves, tree = jax.tree.flatten(posterior.params)
-    keys = jax.random.split(key, len(leaves))
-    scales = jax.tree.leaves(posterior.spread)
-    draw = lambda mean, scale, key: (
-        mean + scale * jax.random.normal(key, mean.shape, mean.dtype)
-    )
-    return jax.tree.unflatten(tree, map(draw, leaves, scales, keys))
+    noise = optax.tree.random_like(key, posterior.params)
+    draw = lambda mean, scale, normal: mean + scale * normal
+    return jax.tree.map(draw, posterior.params, posterior.spread, noise)
 
 
 def _kl(posterior, prior_params, prior_scale):

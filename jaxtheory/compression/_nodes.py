@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtheory._types import Params
-from jaxtheory.batching import check_number, check_params
+from jaxtheory.batching import check_params
+from jaxtheory.compression._amount import check_amount
 
 
 class PrunedNodes(NamedTuple):
@@ -84,7 +85,7 @@ def prune_nodes(
         (a relative error as the target).
     """
     check_params(params)
-    name, amount = _amount(fraction, relative_error)
+    name, amount = check_amount(fraction, relative_error)
     modules = params.get("params", params)
     chain = _chain(modules, layers)
     kept, errors = {}, {}
@@ -98,19 +99,6 @@ def prune_nodes(
     found = {**params, "params": small} if "params" in params else small
     widths = {layer: len(nodes) for layer, nodes in kept.items()}
     return PrunedNodes(found, kept, widths, errors)
-
-
-def _amount(fraction, relative_error):
-    """Which of the two was given, and its value."""
-    if (fraction is None) == (relative_error is None):
-        raise ValueError(
-            "Give either `fraction` or `relative_error`, but "
-            f"{'neither was' if fraction is None else 'both were'} given."
-        )
-    name = "relative_error" if fraction is None else "fraction"
-    amount: Any = relative_error if fraction is None else fraction
-    check_number(name, amount, lambda a: 0 <= a < 1, "in [0, 1)")
-    return name, float(amount)
 
 
 def _chain(modules, layers):

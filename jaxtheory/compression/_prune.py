@@ -11,12 +11,12 @@ from jaxtyping import Array, Float, Int
 from jaxtheory._types import Params
 from jaxtheory.batching import (
     SelectFn,
-    check_number,
     check_params,
     check_word,
     insert_leaves,
     select_leaves,
 )
+from jaxtheory.compression._amount import check_amount
 
 Centre: TypeAlias = Literal["none", "median"]
 
@@ -146,14 +146,7 @@ def _prune(how, params, fraction, relative_error, centre, select):
     """Prune every selected array."""
     check_params(params)
     check_word("centre", centre, ("none", "median"))
-    if (fraction is None) == (relative_error is None):
-        raise ValueError(
-            "Give either `fraction` or `relative_error`, but "
-            f"{'neither was' if fraction is None else 'both were'} given."
-        )
-    name = "relative_error" if fraction is None else "fraction"
-    amount = relative_error if fraction is None else fraction
-    check_number(name, amount, lambda a: 0 <= a < 1, "in [0, 1)")
+    name, amount = check_amount(fraction, relative_error)
     paths = {
         jax.tree_util.keystr(path): np.ndim(leaf) > 1
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Num, PyTree
 
 from jaxtheory._types import ApplyFn, KeyArray, LossFn, Params
@@ -89,7 +90,7 @@ def projected_noise(
 @functools.partial(jax.jit, static_argnums=(0, 1, 6, 7))
 def _projected(apply_fn, loss_fn, params, x, y, key, dim, batch_size):
     def along(index):
-        direction = _direction(jax.random.fold_in(key, index), params)
+        direction = optax.tree.random_like(jax.random.fold_in(key, index), params)
 
         def products(chunk):
             inputs, targets = chunk
@@ -101,11 +102,3 @@ def _projected(apply_fn, loss_fn, params, x, y, key, dim, batch_size):
     # One direction after the other: together they would take the memory of all.
     columns = jax.lax.map(along, jnp.arange(dim))
     return (columns - jnp.mean(columns, axis=1, keepdims=True)).T / dim**0.5
-
-
-def _direction(key, params):
-    """A standard normal vector like the parameters."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    normal = lambda key, a: jax.random.normal(key, jnp.shape(a), jnp.result_type(a))
-    return jax.tree.unflatten(tree, map(normal, keys, leaves))

@@ -30,10 +30,15 @@ _ERRORS = 2
 _NEAR = 1.6
 
 
+def _num_tail(plan):
+    """How many examples are the tail."""
+    return max(len(plan.x_train) // _SHARE, 2)
+
+
 def record(plan):
     """Indices of the noise of single examples' gradients, along random directions."""
     project, shuffle = jax.random.split(jax.random.fold_in(plan.key, _STREAM))
-    num_tail = max(len(plan.x_train) // _SHARE, 2)
+    num_tail = _num_tail(plan)
 
     def measure(state):
         noise = dynamics.noise.projected_noise(
@@ -57,7 +62,7 @@ def read(plan, history):
     values = history.records["tails"]
     return {
         "steps": [int(step) for step in history.steps],
-        "num_tail": max(len(plan.x_train) // _SHARE, 2),
+        "num_tail": _num_tail(plan),
         **{
             name: {
                 "value": only(values[name].value),
