@@ -14,6 +14,7 @@ from jaxtheory import interop as interop
 from jaxtheory import kernels as kernels
 from jaxtheory import linalg as linalg
 from jaxtheory import models as models
+from jaxtheory import optimizers as optimizers
 from jaxtheory._types import Estimate as Estimate
 
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 # stands.
 LOWER = {"_types", "batching", "linalg"}
 MEASUREMENTS = {"kernels", "curvature", "collapse", "dynamics"}
-CORE = LOWER | MEASUREMENTS | {"bounds", "compression"}
+CORE = LOWER | MEASUREMENTS | {"bounds", "compression", "optimizers"}
 LEAVES = {"models", "data", "interop", "plot"}
 MAY_IMPORT = {
     "_types": set(),
@@ -30,6 +30,7 @@ MAY_IMPORT = {
     **dict.fromkeys(MEASUREMENTS, LOWER),
     "bounds": LOWER | MEASUREMENTS,
     "compression": LOWER | MEASUREMENTS | {"bounds"},
+    "optimizers": LOWER,
     **dict.fromkeys(LEAVES, CORE),
     "portrait": CORE | LEAVES,
     "__init__": CORE | LEAVES,

@@ -1,4 +1,7 @@
-"""Krylov and stochastic estimators over operators on pytrees; knows no networks."""
+"""Krylov and stochastic estimators over operators on pytrees; knows no networks.
+
+Beside them what several packages draw from: maps of sketches, and stable laws.
+"""
 
 from jaxtheory.linalg._checks import check_symmetric as check_symmetric
 from jaxtheory.linalg._conjugate_gradient import LinearSolution as LinearSolution
@@ -44,4 +47,6 @@ from jaxtheory.linalg._operator import function_operator as function_operator
 from jaxtheory.linalg._spectral_sums import SpectralSum as SpectralSum
 from jaxtheory.linalg._spectral_sums import effective_dimension as effective_dimension
 from jaxtheory.linalg._spectral_sums import log_determinant as log_determinant
+from jaxtheory.linalg._stable import isotropic_stable as isotropic_stable
+from jaxtheory.linalg._stable import stable as stable
 from jaxtheory.linalg._trace import trace as trace

@@ -27,5 +27,5 @@ from jaxtheory.dynamics.tails._spectra import (
     spectrum_against_marchenko_pastur as spectrum_against_marchenko_pastur,
 )
 from jaxtheory.dynamics.tails._spectra import weight_spectra as weight_spectra
-from jaxtheory.dynamics.tails._stable import isotropic_stable as isotropic_stable
-from jaxtheory.dynamics.tails._stable import stable as stable
+from jaxtheory.linalg import isotropic_stable as isotropic_stable
+from jaxtheory.linalg import stable as stable

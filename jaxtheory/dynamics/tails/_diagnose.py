@@ -15,7 +15,7 @@ from jaxtheory.dynamics.tails._log_moment import (
     serial_correlation,
     shuffled_and_centred,
 )
-from jaxtheory.dynamics.tails._stable import stable
+from jaxtheory.linalg import stable
 
 _MINIMUM_ROWS = 200
 _NUM_PARTITIONS = 16
