@@ -14,6 +14,7 @@ from jaxtheory.bounds._heavy_tail import heavy_tail_sde as heavy_tail_sde
 from jaxtheory.bounds._holdout import holdout as holdout
 from jaxtheory.bounds._kl import kl_inverse as kl_inverse
 from jaxtheory.bounds._margin import linear_margin as linear_margin
+from jaxtheory.bounds._norms import norm_measures as norm_measures
 from jaxtheory.bounds._pac_bayes import pac_bayes as pac_bayes
 from jaxtheory.bounds._posterior import GaussianPosterior as GaussianPosterior
 from jaxtheory.bounds._posterior import bounded_cross_entropy as bounded_cross_entropy
