@@ -18,6 +18,9 @@ from jaxtheory.dynamics._gradient_statistics import (
 from jaxtheory.dynamics._history import History as History
 from jaxtheory.dynamics._join import join_runs as join_runs
 from jaxtheory.dynamics._members import init_population as init_population
+from jaxtheory.dynamics._model_perturbation import (
+    gaussian_model_perturbation as gaussian_model_perturbation,
+)
 from jaxtheory.dynamics._objective import supervised as supervised
 from jaxtheory.dynamics._population import train_population as train_population
 from jaxtheory.dynamics._progress import ticking as ticking
@@ -27,5 +30,14 @@ from jaxtheory.dynamics._sketch import sketch as sketch
 from jaxtheory.dynamics._snapshots import projections as projections
 from jaxtheory.dynamics._snapshots import snapshots as snapshots
 from jaxtheory.dynamics._store import load as load
+from jaxtheory.dynamics._topological_regulariser import (
+    TopologicalMemory as TopologicalMemory,
+)
+from jaxtheory.dynamics._topological_regulariser import (
+    TopologicalRegulariser as TopologicalRegulariser,
+)
+from jaxtheory.dynamics._topological_regulariser import (
+    topological_regulariser as topological_regulariser,
+)
 from jaxtheory.dynamics._train import init as init
 from jaxtheory.dynamics._train import train as train
