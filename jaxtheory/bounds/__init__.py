@@ -2,6 +2,7 @@
 
 from jaxtheory._types import Bound as Bound
 from jaxtheory.bounds import evaluate as evaluate
+from jaxtheory.bounds._compression import compression as compression
 from jaxtheory.bounds._few_shot import few_shot as few_shot
 from jaxtheory.bounds._fractal import fractal_dimension as fractal_dimension
 from jaxtheory.bounds._fractal import random_set_box as random_set_box
@@ -15,6 +16,9 @@ from jaxtheory.bounds._holdout import holdout as holdout
 from jaxtheory.bounds._kl import kl_inverse as kl_inverse
 from jaxtheory.bounds._margin import linear_margin as linear_margin
 from jaxtheory.bounds._norms import norm_measures as norm_measures
+from jaxtheory.bounds._norms_margins import margin_distribution as margin_distribution
+from jaxtheory.bounds._norms_path import path_norm as path_norm
+from jaxtheory.bounds._norms_spectral import spectral as spectral
 from jaxtheory.bounds._pac_bayes import pac_bayes as pac_bayes
 from jaxtheory.bounds._posterior import GaussianPosterior as GaussianPosterior
 from jaxtheory.bounds._posterior import bounded_cross_entropy as bounded_cross_entropy
