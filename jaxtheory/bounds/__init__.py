@@ -19,6 +19,7 @@ from jaxtheory.bounds._norms import norm_measures as norm_measures
 from jaxtheory.bounds._norms_margins import margin_distribution as margin_distribution
 from jaxtheory.bounds._norms_path import path_norm as path_norm
 from jaxtheory.bounds._norms_spectral import spectral as spectral
+from jaxtheory.bounds._ntk import ntk_complexity as ntk_complexity
 from jaxtheory.bounds._pac_bayes import pac_bayes as pac_bayes
 from jaxtheory.bounds._posterior import GaussianPosterior as GaussianPosterior
 from jaxtheory.bounds._posterior import bounded_cross_entropy as bounded_cross_entropy
