@@ -29,6 +29,9 @@ from jaxtheory.bounds._random_set import random_set_stability as random_set_stab
 from jaxtheory.bounds._random_set import (
     random_set_topological as random_set_topological,
 )
+from jaxtheory.bounds._select import Regret as Regret
+from jaxtheory.bounds._select import Selection as Selection
+from jaxtheory.bounds._select import select as select
 from jaxtheory.bounds._sgld import sgld_gradient_norm as sgld_gradient_norm
 from jaxtheory.bounds._sgld import sgld_incoherence as sgld_incoherence
 from jaxtheory.bounds._stability import uniform_stability as uniform_stability
