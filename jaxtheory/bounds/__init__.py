@@ -2,6 +2,8 @@
 
 from jaxtheory._types import Bound as Bound
 from jaxtheory.bounds import evaluate as evaluate
+from jaxtheory.bounds._cmi import evaluated_cmi as evaluated_cmi
+from jaxtheory.bounds._cmi import functional_cmi as functional_cmi
 from jaxtheory.bounds._compression import compression as compression
 from jaxtheory.bounds._few_shot import few_shot as few_shot
 from jaxtheory.bounds._fractal import fractal_dimension as fractal_dimension
