@@ -160,8 +160,8 @@ def quadratic(params, model_state, batch, key):
     return 0.5 * jnp.sum((params["w"] - jnp.mean(batch, axis=0)) ** 2), model_state
 
 
-def setting(seed=0):
-    noise = optimizers.heavy_tailed_noise(0.01, 1.8, key=jax.random.key(seed))
+def setting(seed=0, alpha=1.8):
+    noise = optimizers.heavy_tailed_noise(0.01, alpha, key=jax.random.key(seed))
     optimizer = optax.chain(optax.sgd(0.1), noise)
     return optimizer, {"w": jnp.ones((4,))}, jnp.arange(24.0).reshape(6, 4) / 24
 
@@ -193,7 +193,7 @@ def test_resumed_training_has_the_same_noise(tmp_path):
     start = dynamics.init(optimizer, params)
     kept = train(optimizer, start, data, 4, store=folder, resume=True)
     np.testing.assert_array_equal(kept.records["w"], whole.records["w"])
-    # Nine parts of the way and the noise: what the transform adds is what moves.
+    # What is added at the first step has shrunk by a tenth at the second.
     plain = train(optax.sgd(0.1), dynamics.init(optax.sgd(0.1), params), data, 2)
     gap = np.asarray(whole.records["w"][1] - plain.records["w"][1], np.float64)
     draws = []
@@ -204,10 +204,16 @@ def test_resumed_training_has_the_same_noise(tmp_path):
     np.testing.assert_allclose(gap, 0.9 * draws[0] + draws[1], atol=1e-6)
 
 
-def test_runs_of_a_population_have_the_noise_of_their_keys():
-    optimizer, params, data = setting()
+def test_runs_of_a_population_have_keys_and_numbers_of_their_own():
+    _, params, data = setting()
+    inject = optax.inject_hyperparams(optimizers.heavy_tailed_noise)
+    noise = inject(0.01, 1.5, key=jax.random.key(0))
+    optimizer = optax.chain(optax.sgd(0.1), noise)
     stacked = jax.tree.map(lambda a: jnp.stack([a] * 2), params)
-    states = dynamics.init_population(optimizer, stacked)
+    alphas = [1.8, 1.2]
+    states = dynamics.init_population(
+        optimizer, stacked, hyperparams={"alpha": np.array(alphas)}
+    )
     noise_keys = jax.vmap(jax.random.key)(jnp.array([0, 7]))
     opt_state = optax.tree.set(states.opt_state, key=noise_keys)
     history = dynamics.train_population(
@@ -223,7 +229,7 @@ def test_runs_of_a_population_have_the_noise_of_their_keys():
         progress=False,
     )
     for run, seed in enumerate((0, 7)):
-        optimizer, params, data = setting(seed)
+        optimizer, params, data = setting(seed, alphas[run])
         alone = train(optimizer, dynamics.init(optimizer, params), data, 4)
         np.testing.assert_allclose(
             history.records["w"][:, run], alone.records["w"], rtol=1e-5
