@@ -206,6 +206,14 @@ def test_spectral_with_a_start_near_by_and_biases():
     assert tanh.certificate
 
 
+def test_inputs_of_zeros_leave_the_confidence_alone():
+    params = {"last": {"kernel": np.eye(3)}}
+    for bound in (path_norm, spectral):
+        found = bound(params, 0 * X[:, :3], Y, layers=("last",), delta=0.05)
+        assert 1 < found.value < 3
+        assert found.empirical_risk == 1
+
+
 def test_single_precision_parameters_of_flax_and_images():
     single = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), PARAMS)
     images = X.astype(np.float32).reshape(50, 2, 2)

@@ -143,9 +143,10 @@ def _radii(found, norms, inputs):
         size = spectral_norm * size
     after = np.append(np.cumprod(norms[:0:-1, 0])[::-1], 1.0)
     limits = norms[:, 1] * np.array(sizes) * after
-    shares = limits ** (2 / 3)
+    # c / a, where a is proportional to c^(2/3), without a division by zero.
+    radii = np.cbrt(limits) * np.sum(np.cbrt(limits) ** 2)
     counts = [2 * layer.joined().size for layer in found]
-    return limits * shares.sum() / shares, np.log(counts)
+    return radii, np.log(counts)
 
 
 def _chain(radii, logs, n, gammas):
