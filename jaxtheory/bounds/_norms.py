@@ -73,7 +73,7 @@ def norm_measures(
 
     **Convolutions.** The spectral norm of that matrix is not the norm of the linear map
     between images: with stride 1 and images no smaller than the kernel, that one is
-    between ``|W|`` and ``sqrt(height width) |W|``, and depends on the size of the image.
+    between ``|W|`` and ``sqrt(height width) |W|``, and depends on the image's size.
 
     **Path norm.** That of a ReLU network with weights as they act (standard
     parametrisation): the sum over paths, those from biases too, of products of squared
@@ -94,8 +94,8 @@ def norm_measures(
         batch_size: Examples per chunk; None takes all at once.
 
     Returns:
-        A scalar by name, NaN where `params` are (but for their number). Pure: jit it, or
-        vmap it over stacked `params` and `initial_params`.
+        A scalar by name, NaN where `params` are (but for their number). Pure: jit it,
+        or vmap it over stacked `params` and `initial_params`.
 
     Raises:
         ValueError: Parameters differ in structure or shapes; `y` are no class indices;
