@@ -164,6 +164,12 @@ def test_dimension_is_off_until_the_window_is_full():
     value, gradient = jax.value_and_grad(value)(history.state.params)
     assert float(value) == float(bowl(history.state.params, 0, None, key)[0])
     assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(gradient))
+    # One that moved away from many that are the same: subsets without it are a point.
+    memory = memory._replace(points=0 * points, distances=0 * memory.distances)
+    value = lambda p, key: objective(p, memory, None, key)[0]
+    keys = jax.random.split(jax.random.key(0), 40)
+    gradients = jax.vmap(jax.grad(value), (None, 0))(history.state.params, keys)
+    assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(gradients))
 
 
 def test_dimension_is_that_of_the_distances():
