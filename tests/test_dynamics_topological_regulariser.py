@@ -142,6 +142,23 @@ def test_pull_on_a_straight_path_is_a_unit_vector():
     np.testing.assert_allclose(pulls[1:], [[1.2, 1.6]] * 4, rtol=1e-4)
 
 
+def test_squared_edges_are_negative_momentum():
+    # Down a slope in one dimension, where the newest hangs on the one before.
+    slope = lambda w, model_state, batch, key: (jnp.sum((w - 3) ** 2) / 2, model_state)
+    objective = dynamics.topological_regulariser(
+        slope, strength=2.0, window=4, alpha=2.0
+    )
+    params, optimizer = jnp.zeros(1), optax.sgd(0.05)
+    trace = {"w": lambda s: s.params}
+    state = dynamics.init(optimizer, params, model_state=objective.init(params))
+    found = train(objective, state, optimizer, 9, trace=trace)
+    momentum = optax.sgd(0.05, momentum=-2 * 0.05 * 2.0)
+    state = dynamics.init(momentum, params)
+    want = train(slope, state, momentum, 9, trace=trace)
+    assert np.all(np.diff(want.trace["w"][:, 0]) > 0)
+    np.testing.assert_allclose(found.trace["w"], want.trace["w"], rtol=1e-5)
+
+
 def test_dimension_is_off_until_the_window_is_full():
     objective = make(of="ph_dimension", window=30)
     optimizer = optax.sgd(0.3)

@@ -154,6 +154,8 @@ def select(
     """
     check_word("choose", choose, ("smallest", "largest"))
     num_resamples = check_count(at_least=2, num_resamples=num_resamples)
+    if key is not None:
+        check_key(key)
     asked = {"by": by, "test": test, "validation": validation}
     asked |= {"train_loss": None if at is None else train_loss}
     asked = {name: what for name, what in asked.items() if what is not None}
@@ -179,8 +181,6 @@ def select(
 
 def _check_settings(asked, at, tolerance, cells, key):
     """Raise unless what belongs together is given together."""
-    if key is not None:
-        check_key(key)
     check_concrete(**{name: w for name, w in asked.items() if not callable(w)})
     no_test = "test" not in asked
     if "validation" in asked and no_test:

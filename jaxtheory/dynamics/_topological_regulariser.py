@@ -74,9 +74,12 @@ def topological_regulariser(
         state = dynamics.init(optimizer, params, model_state=model_state)
 
     What to expect. Along a smooth path the newest iterate hangs on the one before by a
-    single edge, and the gradient of ``E_1`` is the unit vector of the last step: a pull
-    back of the length `strength`, however short the step. ``E_1`` of a path is nearly
-    its length (`topology.measure_path`), so that it penalises speed.
+    single edge. Then the gradient of ``E_1`` is the unit vector of the last step, a
+    pull back of one length however short the step is: steps that are not long against
+    the learning rate times `strength` are overshot, and the path becomes longer, not
+    shorter. With ``alpha=2`` the pull is ``2 lambda`` times the step: of SGD,
+    heavy-ball momentum with the factor ``-2 eta lambda``. ``E_1`` of a path is nearly
+    its length (`topology.measure_path`): that is what is penalised.
 
     ``"e_alpha"`` counts from the first step: points that coincide add nothing.
     ``"ph_dimension"`` (published, with ``strength=0.5`` and ``window=100``) is off

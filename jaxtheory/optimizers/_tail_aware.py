@@ -50,7 +50,7 @@ def tail_aware_rates(
     rate of the optimizer, and so does everything while all indices are equal.
 
     The exponent of a power law fitted to each spectrum is that of
-    `dynamics.tails.weight_spectra`::
+    `dynamics.tails.weight_spectra` (NaN below 20 eigenvalues: small output layers)::
 
         def measure(params):
             spectra = dynamics.tails.weight_spectra(params, key=jax.random.key(0))
