@@ -204,6 +204,30 @@ def test_resumed_training_has_the_same_noise(tmp_path):
     np.testing.assert_allclose(gap, 0.9 * draws[0] + draws[1], atol=1e-6)
 
 
+@pytest.mark.parametrize("alpha", [1.4, 2.0])
+def test_steps_of_a_levy_driven_process_have_its_stationary_scale(alpha):
+    # w' = (1 - eta) w + eta^(1/alpha) sigma X: scales add up to the power alpha.
+    eta, sigma, num_steps = 0.2, 0.7, 60
+    noise = optimizers.heavy_tailed_noise(
+        sigma, alpha, step_size=eta, key=jax.random.key(1)
+    )
+    optimizer = optax.chain(optax.sgd(eta), noise)
+    history = dynamics.train(
+        quadratic,
+        dynamics.init(optimizer, {"w": jnp.zeros(NUM_UNITS)}),
+        optimizer,
+        jnp.zeros((1, NUM_UNITS)),
+        num_steps=num_steps,
+        key=jax.random.key(5),
+        progress=False,
+    )
+    power = sum((1 - eta) ** (alpha * t) for t in range(num_steps))
+    scale = (eta * power) ** (1 / alpha) * sigma
+    w = np.asarray(history.state.params["w"], np.float64)
+    for t in (0.3, 1.0, 2.0):
+        assert characteristic(t * w)(t * scale, alpha) < 4
+
+
 def test_runs_of_a_population_have_keys_and_numbers_of_their_own():
     _, params, data = setting()
     inject = optax.inject_hyperparams(optimizers.heavy_tailed_noise)
