@@ -99,8 +99,8 @@ def heavy_tailed_noise(
             `key` is no key. When updating: an update is not floating-point.
 
     Memory:
-        The noise of all updates at once. On a CPU ``"entry"`` takes 60 ns a number, eight
-        times as long as ``"isotropic"``.
+        The noise of all updates at once. On a CPU ``"entry"`` takes 60 ns a number,
+        eight times as long as ``"isotropic"``.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
