@@ -32,6 +32,21 @@ def as_vector(tree: PyTree) -> Float[Array, " p"]:
     Raises:
         ValueError: There is nothing in it, or something that is not a real array.
     """
+    return jnp.concatenate(as_vectors(tree))
+
+
+def as_vectors(tree: PyTree) -> list[Float[Array, " _"]]:
+    """Each leaf of a pytree as a float32 vector.
+
+    Args:
+        tree: A pytree of real arrays.
+
+    Returns:
+        The vectors, in the order of the leaves.
+
+    Raises:
+        ValueError: There is nothing in it, or something that is not a real array.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     for path, leaf in leaves:
         dtype = jnp.result_type(leaf)
@@ -48,9 +63,7 @@ def as_vector(tree: PyTree) -> Float[Array, " p"]:
             "what is projected must hold at least one number, but has structure "
             f"{jax.tree.structure(tree)} and no elements."
         )
-    return jnp.concatenate(
-        [jnp.ravel(jnp.asarray(leaf, jnp.float32)) for _, leaf in leaves]
-    )
+    return [jnp.ravel(jnp.asarray(leaf, jnp.float32)) for _, leaf in leaves]
 
 
 def _difference(now, start):
