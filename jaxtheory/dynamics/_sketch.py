@@ -78,7 +78,7 @@ def sketch(
         >>> measure = dynamics.sketch(dim=64)
         >>> path = measure(state)
         >>> path.shape, float(jnp.linalg.norm(path)), round(measure.relative_error, 3)
-        ((64,), 3.0, 0.088)
+        ((64,), 3.0, 0.093)
 
     References:
         Charikar, Chen and Farach-Colton (2002), Finding frequent items in data streams.
