@@ -138,6 +138,32 @@ def test_the_prior_alone_is_the_same_bound_at_kl_zero():
     assert abs(grid.value - expected) < 1e-12
 
 
+@pytest.mark.parametrize("of", ["posterior", "prior"])
+def test_the_examples_of_the_prior_are_left_out(of):
+    """Wrong labels there do not matter; `n` is the number of the others."""
+    params, prior, x, y = make_problem()
+
+    def bound(x, y, **changes):
+        shared = settings(**changes)
+        scales = shared.pop("posterior_scales")
+        if of == "prior":
+            return prior_bound(mlp, prior, x, y, scales=scales, **shared)
+        return gaussian_pac_bayes(
+            mlp, params, prior, x, y, posterior_scales=scales, **shared
+        )
+
+    seen = 18
+    split = bound(x, y.at[:seen].set(0), prior_fraction=seen / N)
+    alone = bound(x[seen:], y[seen:])
+    assert split.value == alone.value
+    assert split.certificate
+    (ledger,) = [text for text in split.assumptions if "the prior (centre" in text]
+    assert ledger.endswith(
+        "fixed before the last 54 examples were seen; the first 18 were not used for "
+        "the bound"
+    )
+
+
 def test_a_prior_that_saw_the_data_certifies_nothing():
     params, prior, x, y = make_problem()
     honest = gaussian_pac_bayes(mlp, params, prior, x, y, **settings())
@@ -268,6 +294,8 @@ def test_prior_must_use_the_same_containers(user_land):
         (dict(num_samples=2.5), "`num_samples` must be an integer of at least 1"),
         (dict(delta=1.0), "`delta` must be strictly between 0 and 1"),
         (dict(batch_size=0), "`batch_size` must be None"),
+        (dict(prior_fraction=1.0), r"`prior_fraction` must be in \[0, 1\), but was 1"),
+        (dict(prior_fraction=0.99), "holds 72 and `prior_fraction` leaves 1"),
         (dict(loss_fn=lambda o, y: o), "`loss_fn` must return one loss per"),
     ],
 )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import ArrayLike, Real
 
@@ -34,7 +35,7 @@ _DEFAULT_PRIOR_SCALES = np.logspace(-4, 1, 1001)
 # up in the data would be free.
 _FIXED = (
     "the prior (centre and scales) and the model function (preprocessing, BatchNorm "
-    "statistics) were fixed before they were seen"
+    "statistics) were fixed before "
 )
 
 
@@ -53,6 +54,7 @@ def gaussian_pac_bayes(
     key: KeyArray,
     batch_size: int | None = None,
     loss_fn: LossFn = zero_one_error,
+    prior_fraction: float = 0.0,
     prior_seen_data: bool = False,
 ) -> Bound:
     r"""Certify the risk of a network whose weights carry Gaussian noise.
@@ -80,11 +82,14 @@ def gaussian_pac_bayes(
         params: Centre of the posterior; may depend on the data in any way.
         prior_params: Centre of the prior, with the structure and shapes of `params`.
             The initial parameters are the usual choice; parameters trained on other
-            examples than `x` give tighter bounds.
+            examples than `x`, or on the first of them (`prior_fraction`), give tighter
+            bounds.
         x: Inputs ``[n, ...]``, ``n >= 2``.
         y: Targets ``[n, ...]``: integer labels ``[n]`` for the default loss.
         posterior_scales: One or several ``s > 0``, rounded to float32. They may depend
-            on the data, not on draws made with `key`.
+            on the data, not on draws made with `key`: the most noise that a loss
+            stands (`std` of `curvature.flatness.pac_bayes`) makes this the
+            sharpness-based bound.
         posterior_spread: A pytree like `params` of relative standard deviations, which
             `posterior_scales` multiply: the posterior is ``N(params, diag((s
             spread_i)^2))``, such as `pac_bayes_objective` trains, and the KL is that of
@@ -99,9 +104,12 @@ def gaussian_pac_bayes(
         batch_size: Examples per chunk; None takes all at once.
         loss_fn: Loss ``[n]`` clipped to [0, 1], NaN counting as 1. Default: error of
             the largest output.
+        prior_fraction: The first ``round(prior_fraction * n)`` examples trained the
+            prior: the bound is computed from the others, at least 2 of them, whose
+            number then takes the place of ``n``. In [0, 1).
         prior_seen_data: Declares whether `prior_params`, `prior_scales` or anything in
-            `apply_fn` were chosen with the help of `x` and `y`. If True, the result is
-            no certificate.
+            `apply_fn` were chosen with the help of the examples that the bound is
+            computed from. If True, the result is no certificate.
 
     Returns:
         The bound. `empirical_risk` is ``r``, `complexity` is ``KL + ln J``, and
@@ -144,7 +152,8 @@ def gaussian_pac_bayes(
     check_concrete(params=params, prior_params=prior_params, x=x, y=y, key=key)
     check_concrete(posterior_spread=posterior_spread)
     delta = check_delta(delta)
-    num_examples, num_samples = _check_sizes(x, y, num_samples)
+    num_samples = batching.check_count(num_samples=num_samples)
+    x, y, num_examples, fixed = _unseen(x, y, prior_fraction)
     posterior = check_scales(posterior_scales=posterior_scales)
     prior = _DEFAULT_PRIOR_SCALES
     if prior_scales is not None:
@@ -176,7 +185,7 @@ def gaussian_pac_bayes(
         num_samples=num_samples,
         delta=delta,
         loss_fn=loss_fn,
-        prior_seen_data=prior_seen_data,
+        origin=(VIOLATED if prior_seen_data else SETTING, fixed),
     )
 
 
@@ -192,6 +201,7 @@ def prior_bound(
     key: KeyArray,
     batch_size: int | None = None,
     loss_fn: LossFn = zero_one_error,
+    prior_fraction: float = 0.0,
     prior_seen_data: bool = False,
 ) -> Bound:
     r"""The bound that the prior earns by itself: posterior = prior, KL = 0.
@@ -213,9 +223,12 @@ def prior_bound(
         key: Random key.
         batch_size: Examples per chunk; None takes all at once.
         loss_fn: Loss ``[n]`` clipped to [0, 1], NaN counting as 1.
+        prior_fraction: The first ``round(prior_fraction * n)`` examples trained the
+            prior: the bound is computed from the others, at least 2 of them, whose
+            number then takes the place of ``n``. In [0, 1).
         prior_seen_data: Declares whether `prior_params`, `scales` or anything in
-            `apply_fn` were chosen with the help of `x` and `y`. If True, the result is
-            no certificate.
+            `apply_fn` were chosen with the help of the examples that the bound is
+            computed from. If True, the result is no certificate.
 
     Returns:
         The smallest bound over `scales`; `complexity` is ``ln J``.
@@ -250,7 +263,8 @@ def prior_bound(
     batching.check_key(key)
     check_concrete(prior_params=prior_params, x=x, y=y, key=key)
     delta = check_delta(delta)
-    num_examples, num_samples = _check_sizes(x, y, num_samples)
+    num_samples = batching.check_count(num_samples=num_samples)
+    x, y, num_examples, fixed = _unseen(x, y, prior_fraction)
     grid = check_scales(scales=scales)
     risks = gibbs_risk(
         apply_fn,
@@ -272,17 +286,25 @@ def prior_bound(
         num_samples=num_samples,
         delta=delta,
         loss_fn=loss_fn,
-        prior_seen_data=prior_seen_data,
+        origin=(VIOLATED if prior_seen_data else SETTING, fixed),
     )
 
 
-def _check_sizes(x, y, num_samples):
-    """Raise on a bad `delta` or too few examples or draws; the numbers of both."""
-    m = batching.check_count(num_samples=num_samples)
+def _unseen(x, y, prior_fraction):
+    """The examples that the prior has not seen, their number, and what is assumed."""
+    batching.check_number(
+        "prior_fraction", prior_fraction, lambda f: 0 <= f < 1, "in [0, 1)"
+    )
     n = batching.check_examples(x=x, y=y)
-    if n < 2:
-        raise ValueError("`x` must hold at least 2 examples, but holds 1.")
-    return n, m
+    seen = round(float(prior_fraction) * n)
+    if n - seen < 2:
+        left = f" and `prior_fraction` leaves {n - seen}" if seen else ""
+        raise ValueError(f"`x` must hold at least 2 examples, but holds {n}{left}.")
+    if not seen:
+        return x, y, n, f"{_FIXED}they were seen"
+    x, y = jax.tree.map(lambda a: a[seen:], (x, y))
+    fixed = f"{_FIXED}the last {n - seen} examples were seen; the first {seen} were not"
+    return x, y, n - seen, f"{fixed} used for the bound"
 
 
 def _smallest_bound(
@@ -295,7 +317,7 @@ def _smallest_bound(
     num_samples,
     delta,
     loss_fn,
-    prior_seen_data,
+    origin,
 ):
     """The smallest bound over posteriors, each with a risk, a KL and two scales."""
     price = np.log(num_priors)
@@ -309,11 +331,10 @@ def _smallest_bound(
     )
     best = int(np.argmin(values))
     bounded = "0/1 error" if loss_fn is zero_one_error else "clipped; NaN counts as 1"
-    origin = VIOLATED if prior_seen_data else SETTING
     paid = f"{price:.3g} nats pay for choosing among {num_priors} prior scales"
     assumptions = (
         INDEPENDENT,
-        (origin, _FIXED),
+        origin,
         (SETTING, "pseudo-random draws stand for Gaussian ones; one key, used once"),
         (BY_CONSTRUCTION, f"the loss lies in [0, 1] ({bounded})"),
         (BY_CONSTRUCTION, _monte_carlo(num_samples, len(risks), upper[best])),
