@@ -9,6 +9,7 @@ from jaxtheory.plot._class_means import class_mean_cosines as class_mean_cosines
 from jaxtheory.plot._class_means import simplex_plane as simplex_plane
 from jaxtheory.plot._collapse import collapse_curves as collapse_curves
 from jaxtheory.plot._comparison import comparison as comparison
+from jaxtheory.plot._compression import compression as compression
 from jaxtheory.plot._curvature import log_spectral_density as log_spectral_density
 from jaxtheory.plot._curvature import sharpness as sharpness
 from jaxtheory.plot._curvature import spectral_density as spectral_density
