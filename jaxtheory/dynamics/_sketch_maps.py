@@ -76,17 +76,16 @@ def _folded(vectors, length, key) -> Float[Array, " _"]:
     signs = jax.lax.optimization_barrier(
         jnp.ravel(_signs(words[:, None] >> np.arange(32, dtype=np.uint32)[None, :]))
     )
-    total = jnp.zeros(2 * length)
+    # Two sums by turns: a CPU adds to both at once.
+    totals = [jnp.zeros(2 * length)] * 2
     for vector, start in zip(vectors, np.cumsum([0, *sizes]), strict=False):
         for begin, end, block, within in _pieces(vector.size, int(start), length):
             # Vectors are never joined: on a CPU that takes as long as many steps.
             part = vector[begin:end] * signs[within : within + end - begin]
-            place = places[block] + within
-            there = jax.lax.dynamic_slice(total, (place,), (end - begin,))
-            total = jax.lax.dynamic_update_slice(
-                total, there + turns[block] * part, (place,)
-            )
-    return total
+            total, place = totals.pop(0), (places[block] + within,)
+            part = jax.lax.dynamic_slice(total, place, part.shape) + turns[block] * part
+            totals.append(jax.lax.dynamic_update_slice(total, part, place))
+    return totals[0] + totals[1]
 
 
 def _pieces(size, start, length):
