@@ -17,6 +17,7 @@ from jaxtheory.bounds._heavy_tail import heavy_tail_sde as heavy_tail_sde
 from jaxtheory.bounds._holdout import holdout as holdout
 from jaxtheory.bounds._kl import kl_inverse as kl_inverse
 from jaxtheory.bounds._margin import linear_margin as linear_margin
+from jaxtheory.bounds._measures import measures as measures
 from jaxtheory.bounds._norms import norm_measures as norm_measures
 from jaxtheory.bounds._norms_margins import margin_distribution as margin_distribution
 from jaxtheory.bounds._norms_path import path_norm as path_norm
