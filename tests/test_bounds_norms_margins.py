@@ -214,6 +214,28 @@ def test_inputs_of_zeros_leave_the_confidence_alone():
         assert found.empirical_risk == 1
 
 
+def test_what_overflows_is_infinite_and_nothing_underflows():
+    layers = {name: {"kernel": PARAMS[name]["kernel"]} for name in LAYERS}
+    far = layers | {"first": {"kernel": 1e200 * layers["first"]["kernel"]}}
+    for bound in (path_norm, spectral):
+        wide = far | {"second": {"kernel": 1e200 * layers["second"]["kernel"]}}
+        found = bound(wide, 1e-300 * X, Y, **SHARED)
+        assert (found.value, found.vacuous) == (np.inf, True)
+        # The same network: its squared inputs are below the smallest number.
+        near = bound(layers, X, Y, quantile=0.9, **SHARED)
+        same = bound(far, 1e-200 * X, Y, quantile=0.9, **SHARED)
+        assert same.complexity > 0.8 * near.complexity
+    small = margin_distribution(np.array([5e-324, 1e308]), 0.0, delta=0.05)
+    assert np.isfinite(small.value)
+    assert margin_distribution(np.ones(2), 1e308, delta=0.05).value > 1e290
+
+
+def test_the_architecture_is_a_setting():
+    for bound in (path_norm, spectral):
+        text = bound(PARAMS, X, Y, **SHARED).assumptions
+        assert any(one.startswith("setting: the layers, their sizes") for one in text)
+
+
 def test_single_precision_parameters_of_flax_and_images():
     single = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), PARAMS)
     images = X.astype(np.float32).reshape(50, 2, 2)
@@ -242,7 +264,8 @@ def test_holds_for_one_who_learns_by_heart(bound):
 
 
 P = {"first": {"kernel": np.ones((4, 3))}, "last": {"kernel": np.eye(3)}}
-GOOD = {"params": P, "x": X, "y": Y, "layers": ("first", "last"), "delta": 0.05}
+SHARED_P = {"layers": ("first", "last"), "delta": 0.05}
+GOOD = {"params": P, "x": X, "y": Y, **SHARED_P}
 
 
 @pytest.mark.parametrize(
@@ -254,6 +277,14 @@ GOOD = {"params": P, "x": X, "y": Y, "layers": ("first", "last"), "delta": 0.05}
         ({"layers": ("first", "no")}, r"`layers` must name dense.*'no' is no layer"),
         ({"params": {"first": {"kernel": np.ones((3, 3, 1, 4))}}}, r"convolutions"),
         ({"params": {"first": {"kernel": np.full((4, 3), np.nan)}}}, r"finite"),
+        ({"params": P | {"norm": {"scale": np.ones(3)}}}, r"leaves out \['norm'\]"),
+        ({"params": P | {"first": P["last"] | {"bias": np.ones(1)}}}, r"bias': \(1,\)"),
+        ({"params": {"first": {"kernel": np.ones((4, 0))}}}, r"'kernel': \(4, 0\)"),
+        ({"layers": None}, r"`layers` must name the layers.*None"),
+        ({"layers": (["first"], "last")}, r"`layers` must name the layers"),
+        ({"x": X + 1j}, r"`x` must be one array of real numbers.*complex128"),
+        ({"x": {"a": X}}, r"`x` must be one array of real numbers.*object"),
+        ({"x": 1e308 * X**0}, r"`params` and `x` must give finite outputs"),
         ({"x": X[:, :3]}, r"`x` must have 4 numbers an example.*\(50, 3\)"),
         ({"x": np.full((50, 4), np.inf)}, r"`x` must be at least two finite inputs"),
         ({"y": Y[:9]}, r"`y` must have as many examples"),
@@ -294,3 +325,5 @@ def test_only_what_the_proofs_allow(user_land):
         spectral(P, X, Y, layers=("first", "last"), delta=0.05, initial_params=start)
     with pytest.raises(ValueError, match=r"`x` must be a concrete value"):
         jax.jit(lambda x: path_norm(P, x, Y, layers=("first", "last"), delta=0.1))(X)
+    with pytest.raises(ValueError, match=r"`quantile` must be a concrete value"):
+        jax.jit(lambda q: path_norm(P, X, Y, quantile=q, **SHARED_P))(0.9)

@@ -119,12 +119,17 @@ def margin_bound(
         assumptions: Beside those on the examples and the grid.
     """
     delta = check_delta(delta)
+    check_concrete(quantile=quantile)
     places = _places(margins, quantile)
     gammas, n = 2.0 ** (places / 2), len(margins)
-    risks = np.array([np.mean(np.clip(1 - margins / g, 0, 1)) for g in gammas])
+    with np.errstate(over="ignore"):
+        risks = np.array([np.mean(np.clip(1 - margins / g, 0, 1)) for g in gammas])
     paid = price + grid_price(places)
     deviations = 3 * np.sqrt((np.log(2 / delta) + paid) / (2 * n))
-    values = risks + 2 * complexity(gammas) + deviations
+    # What overflows is no limit.
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = risks + 2 * complexity(gammas) + deviations
+    values = np.where(np.isnan(values), np.inf, values)
     best = int(np.argmin(values))
     gamma, value, risk = gammas[best], values[best], risks[best]
     below = float(np.mean(margins < gamma))
@@ -153,6 +158,8 @@ def grid_price(places: Any) -> Any:
 
 def grid_up(value: float) -> tuple[float, float]:
     """A norm rounded up to the grid ``2^(q/8)``, and the price of ``q``."""
+    if not np.isfinite(value):
+        return np.inf, np.inf
     # A norm of zero would be infinitely far down the grid. The grid itself is larger
     # by 1e-9, so that rounding does not put a norm above its limit.
     place = int(np.ceil(8 * np.log2(max(value, 1e-12)) - 1e-9))
@@ -167,8 +174,9 @@ def _places(margins, quantile):
             return np.zeros(1)
         low, high = 2 * np.log2(sizes.min()), 2 * np.log2(sizes.max())
         # Below the smallest margin nothing is gained; where the complexity is huge, far
-        # above the largest, as the risk goes to 1.
-        return np.arange(np.floor(low) - 1, np.ceil(high) + 61)
+        # above the largest, as the risk goes to 1. Double precision ends beyond +-2000.
+        places = np.arange(np.floor(low) - 1, np.ceil(high) + 61)
+        return np.unique(np.clip(places, -2000, 2000))
     check_number("quantile", quantile, lambda q: 0 <= q <= 1, "in [0, 1], or None")
     gamma = float(np.quantile(margins, quantile, method="lower"))
     if gamma <= 0:
@@ -177,4 +185,4 @@ def _places(margins, quantile):
             f"{float(quantile)} it was {gamma:.3g}: {np.mean(margins <= 0):.1%} of the "
             "margins are not. Take a larger one, or None for the best margin."
         )
-    return np.array([np.floor(2 * np.log2(gamma))])
+    return np.clip([np.floor(2 * np.log2(gamma))], -2000, 2000)

@@ -7,7 +7,7 @@ from jaxtyping import ArrayLike, Integer, Num
 
 from jaxtheory._types import Bound, Params
 from jaxtheory.bounds._ledger import BY_CONSTRUCTION
-from jaxtheory.bounds._norms_layers import read_problem
+from jaxtheory.bounds._norms_layers import ARCHITECTURE, read_problem, unit_scale
 from jaxtheory.bounds._norms_margins import grid_up, margin_bound
 
 
@@ -77,14 +77,17 @@ def path_norm(
     found, inputs, margins = read_problem(params, x, y, layers)
     n, k = len(inputs), found[-1].kernel.shape[1]
     paths = np.ones(inputs.shape[1])
-    for kernel, bias in found:
-        paths = paths @ np.abs(kernel) + (0 if bias is None else np.abs(bias))
-    phi, price = grid_up(float(paths.sum()))
     if any(layer.bias is not None for layer in found):
         inputs = np.concatenate([inputs, np.ones((n, 1))], axis=1)
-    largest = np.sqrt(np.square(inputs).sum(axis=0).max())
     nats = len(found) * np.log(2) + np.log(inputs.shape[1] * k)
-    rademacher = 2 * phi * largest / n * np.sqrt(2 * nats)
+    # What overflows here is an infinite bound; no square may underflow.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for kernel, bias in found:
+            paths = paths @ np.abs(kernel) + (0 if bias is None else np.abs(bias))
+        phi, price = grid_up(float(paths.sum()))
+        scaled, size = unit_scale(inputs)
+        largest = size * np.sqrt(np.square(scaled).sum(axis=0).max())
+        rademacher = 2 * phi * largest / n * np.sqrt(2 * nats)
     return margin_bound(
         margins,
         lambda gammas: rademacher / gammas,
@@ -92,6 +95,7 @@ def path_norm(
         delta=delta,
         quantile=quantile,
         assumptions=(
+            ARCHITECTURE,
             (BY_CONSTRUCTION, "the layers are dense, between them is ReLU"),
             (BY_CONSTRUCTION, f"the path norm {phi:.3g} is on a grid fixed before"),
         ),

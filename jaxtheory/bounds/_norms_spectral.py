@@ -9,7 +9,13 @@ from jaxtyping import ArrayLike, Float, Integer, Num
 from jaxtheory._types import Bound, Params
 from jaxtheory.bounds._ledger import BY_CONSTRUCTION, SETTING, check_concrete
 from jaxtheory.bounds._norms import check_same_shapes
-from jaxtheory.bounds._norms_layers import Dense, read_layers, read_problem
+from jaxtheory.bounds._norms_layers import (
+    ARCHITECTURE,
+    Dense,
+    read_layers,
+    read_problem,
+    unit_scale,
+)
 from jaxtheory.bounds._norms_margins import grid_up, margin_bound
 
 
@@ -101,8 +107,10 @@ def spectral(
         check_concrete(initial_params=initial_params)
         check_same_shapes(params, initial_params)
         start = read_layers(initial_params, layers, "initial_params")
-    norms, price = _norms(found, start)
-    radii, logs = _radii(found, norms, inputs)
+    # What overflows here is an infinite bound.
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms, price = _norms(found, start)
+        radii, logs = _radii(found, norms, inputs)
     return margin_bound(
         margins,
         lambda gammas: _chain(radii, logs, len(inputs), gammas),
@@ -111,6 +119,7 @@ def spectral(
         quantile=quantile,
         assumptions=(
             *setting,
+            ARCHITECTURE,
             (BY_CONSTRUCTION, f"the layers are dense, between them is {activation}"),
             (BY_CONSTRUCTION, "spectral norms and distances are on a grid"),
         ),
@@ -136,7 +145,8 @@ def _norms(found, start) -> tuple[Float[np.ndarray, "layers 2"], float]:
 def _radii(found, norms, inputs):
     """``c_i / a_i``, and the logarithms of the numbers of matrices."""
     n, sizes = len(inputs), []
-    size = np.sqrt(np.square(inputs).sum())
+    scaled, scale = unit_scale(inputs)
+    size = scale * np.sqrt(np.square(scaled).sum())
     for layer, (spectral_norm, _) in zip(found, norms, strict=True):
         size = size if layer.bias is None else np.hypot(size, np.sqrt(n))
         sizes.append(size)
