@@ -203,11 +203,23 @@ def test_sums_that_agree_on_nonsense_are_damage(tmp_path, user_land):
     # A file whose check sum was made anew over what cannot be.
     from jaxtheory.compression import _file
 
-    body = b"\0\0" + b"\x05" + zlib.compress(b"[1]")
-    sum_of = _file._check_sum([body])
-    (tmp_path / "a").write_bytes(b"JT\x31" + sum_of + body)
-    with pytest.raises(ValueError, match="must be complete, but is damaged"):
-        compression.load_compressed(tmp_path / "a")
+    def write(header):
+        header = zlib.compress(header)
+        body = b"\0\0" + bytes([len(header)]) + header
+        (tmp_path / "a").write_bytes(b"JT\x31" + _file._check_sum([body]) + body)
+
+    for header in (
+        b"[1]",
+        b"{}",
+        b'[[["w"],[5],"float32",0]]',
+        b'[[["w"],[5],"float32",9]]',
+        b'[[["w"],[-5],"float32",0]]',
+        b'[[["w"],[0],"floating",0]]',
+        b'[[[],[0],"float32",0]]',
+    ):
+        write(header)
+        with pytest.raises(ValueError, match=r"but is damaged|but restores others"):
+            compression.load_compressed(tmp_path / "a")
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,14 @@ are arithmetically coded with how often each occurs.
 
 import binascii
 import json
+import math
 import os
 import zlib
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -277,13 +279,16 @@ def _network_of(body):
         levels.append(held)
     coder, tree = Decoder(body), {}
     for (path, shape, dtype, num_levels), held in zip(arrays, levels, strict=True):
-        size = int(np.prod(shape))
+        size = math.prod(shape)
+        if not 0 <= size < MOST or (size and not num_levels):
+            raise _Damaged("its sizes are none")
         symbols = coder.sequence(size, num_levels) if size else np.zeros(0, int)
         *above, last = path
         branch = tree
         for part in above:
             branch = branch.setdefault(part, {})
-        branch[last] = Quantised(symbols.reshape(shape), held, dtype)
+        name = jnp.dtype(dtype).name
+        branch[last] = Quantised(symbols.reshape(shape), held, name)
     return tree
 
 
