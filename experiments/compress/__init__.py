@@ -1,0 +1,1 @@
+"""What `compression.py` is made of."""

@@ -1,0 +1,85 @@
+"""Peak memory of training, each kind in a process of its own.
+
+``python -m experiments.compress.memory KIND WIDTH DIM`` trains for some steps and
+prints the largest resident memory of the process, in MiB.
+"""
+
+import itertools
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxtheory import compression, dynamics, models
+
+KINDS = ("plain", "seed", "model_state")
+_STEPS = 20
+
+
+def peaks(width: int, dim: int) -> dict[str, float]:
+    """Peak memory by kind of training, less that of the same with eight nodes.
+
+    Args:
+        width: Nodes of both hidden layers.
+        dim: Dimension of the subspace.
+
+    Returns:
+        MiB that the network takes: ``"plain"`` training with Adam, and training of a
+        subspace through a start from the ``"seed"`` or in the ``"model_state"``; and
+        ``"parameters"``, those of one copy.
+    """
+    found = {kind: _peak(kind, width, dim) - _peak(kind, 8, dim) for kind in KINDS}
+    sizes = (64, width, width, 10)
+    pairs = itertools.pairwise(sizes)
+    num_params = sum(before * after + after for before, after in pairs)
+    return found | {"parameters": 4 * num_params / 2**20}
+
+
+def _peak(kind, width, dim):
+    command = [sys.executable, "-m", __name__, kind, str(width), str(dim)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def train(kind: str, width: int, dim: int) -> float:
+    """Train a network of two hidden layers; the peak of this process in MiB."""
+    module = models.MLP((width, width), num_outputs=10)
+    subspace = compression.random_subspace(
+        lambda key: module.init(key, jnp.zeros((1, 64))), dim=dim, seed=0
+    )
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    objective, model_state = dynamics.supervised(module.apply, loss), ()
+    start = jnp.zeros(dim)
+    if kind == "plain":
+        start = subspace.start()
+    else:
+        start_of = "seed" if kind == "seed" else "model_state"
+        objective = subspace.objective(objective, start=start_of)
+    if kind == "model_state":
+        model_state = compression.SubspaceState(subspace.start(), ())
+    optimizer = optax.adam(1e-3)
+    history = dynamics.train(
+        objective,
+        dynamics.init(optimizer, start, model_state=model_state),
+        optimizer,
+        (jnp.zeros((1000, 64)), jnp.zeros(1000, int)),
+        num_steps=_STEPS,
+        batch_size=100,
+        record_every=_STEPS // 2,
+        key=jax.random.key(0),
+        progress=False,
+    )
+    jax.block_until_ready(history.state)
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+)", status)
+    if found is None:
+        raise ValueError("the system must tell the peak of a process (VmHWM).")
+    return int(found[1]) / 2**10
+
+
+if __name__ == "__main__":
+    print(train(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
