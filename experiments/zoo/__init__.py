@@ -1,0 +1,1 @@
+"""What `experiments.generalization_bounds` is made of."""
