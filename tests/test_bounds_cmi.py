@@ -203,7 +203,14 @@ P, L, U = np.zeros((4, 3, 2), int), np.zeros((4, 3, 2)), np.eye(4, 3, dtype=int)
         ((P, L + 2, U), r"`losses` must lie between 0 and `loss_bound` = 1, but 24"),
         ((P, L, U[:, :2]), r"`selectors` must be 0 or 1.*\[4, 3\].*\(4, 2\)"),
         ((P, L, U + 1), r"`selectors` must be 0 or 1"),
-        ((P, L, 0 * U), r"`selectors` must differ between runs"),
+        ((P, L, U * 1j), r"`selectors` must be 0 or 1.*complex128"),
+        ((P, L, 0 * U), r"`selectors` must differ between runs.* 3 of the 3 pairs"),
+        ((P, L, U * [1, 1, 0]), r"`selectors` must differ.* 1 of the 3.*balanced"),
+        # Classes that never change have no information; their losses may.
+        (
+            (P, 0.5 + 0.1 * U[..., None] * [1, -1], U),
+            r"`losses` must follow from `predictions`.* 6 of 6 examples.*evaluated_cmi",
+        ),
         ((P[:3], L, U), r"`predictions` must have the shape of `losses`, \(4, 3, 2\)"),
         ((L, L, U), r"`predictions` must be class indices.*float64.*argmax"),
     ],

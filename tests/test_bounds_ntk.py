@@ -101,6 +101,10 @@ K, ONES = np.eye(4), np.ones(4)
         ),
         ((np.ones((4, 4, 2, 2)), ONES), r"`kernel` must be a.*outputs='trace'"),
         ((np.eye(4, dtype=int), ONES), r"`kernel` must be a floating-point.*int64"),
+        ((K, ONES * 1j), r"`y` must be real numbers.*complex128"),
+        ((K, ONES > 0), r"`y` must be real numbers.*bool.*1 and -1"),
+        ((1e200 * K, 1e308 * ONES), r"`kernel` and `y` must be in a range"),
+        ((1e-200 * K, 1e250 * ONES), r"`kernel` and `y` must be in a range"),
         ((K, np.ones(3)), r"`y` must have shape \[4\] or \[4, k\].*\(3,\)"),
         ((K * np.nan, ONES), r"`kernel` and `y` must be finite"),
         ((K + np.triu(np.ones((4, 4))), ONES), r"`kernel` must be symmetric"),
@@ -112,6 +116,13 @@ K, ONES = np.eye(4), np.ones(4)
 def test_bad_input_names_the_fix(arguments, message, user_land):
     with pytest.raises(ValueError, match=message):
         ntk_complexity(*arguments, delta=0.05)
+
+
+def test_tiny_targets_have_a_complexity():
+    # Their squares are below the smallest number.
+    y = np.full(400, 1e-170)
+    found = ntk_complexity(np.eye(400) * 1e-300, y, delta=0.05)
+    assert found.complexity == pytest.approx(2e-170, rel=1e-12)
 
 
 def test_delta_and_values(user_land):

@@ -67,8 +67,8 @@ def functional_cmi(
 
     Args:
         predictions: Predicted classes of both examples of each pair, in each run.
-        losses: Losses of the same, such as 0 and 1. They give the training loss; the
-            bound on the gap does not depend on them.
+        losses: Losses of the same, which must follow from them, such as 0 and 1. They
+            give the training loss; the bound on the gap does not depend on them.
         selectors: Which one each run was trained on, 0 or 1.
         loss_bound: Largest loss ``B`` that an example can have.
 
@@ -79,8 +79,9 @@ def functional_cmi(
         `assumptions`.
 
     Raises:
-        ValueError: Shapes do not fit; predictions are not integers; selectors are not 0
-            or 1; a loss is out of range; a value is traced.
+        ValueError: Shapes do not fit; predictions are not integers, or one of them has
+            different losses; selectors are not 0 or 1, or those of a pair are the same
+            in all runs; a loss is out of range; a value is traced.
 
     Memory:
         Some copies of `predictions`.
@@ -114,6 +115,7 @@ def functional_cmi(
             f"`predictions` must have the shape of `losses`, {array.shape}, but has "
             f"shape {given.shape}."
         )
+    _check_told(given, array)
     found = _information(given, chosen)
     return _bound(array, chosen, largest, found, _square_root, "predictions")
 
@@ -183,6 +185,24 @@ def evaluated_cmi(
         )
     linear = lambda information: np.maximum(information, 0) / np.log(2)
     return _bound(array, chosen, largest, found, linear, "losses")
+
+
+def _check_told(predictions, losses):
+    """Raise unless the loss of each example follows from its predicted class."""
+    flat = lambda array: array.reshape(len(array), -1)
+    order = np.argsort(flat(predictions), axis=0, kind="stable")
+    classes, given = (
+        np.take_along_axis(flat(array), order, axis=0)
+        for array in (predictions, losses)
+    )
+    other = (classes[1:] == classes[:-1]) & (given[1:] != given[:-1])
+    if np.any(other):
+        raise ValueError(
+            "`losses` must follow from `predictions`, such as 0 and 1 for right and "
+            f"wrong, but for {np.any(other, axis=0).sum()} of {other.shape[1]} examples"
+            " one prediction has different losses: the predicted class does not tell "
+            "what the loss does. Take `evaluated_cmi`, or the losses of the classes."
+        )
 
 
 class _Information(NamedTuple):
@@ -284,14 +304,18 @@ def _check(losses: Any, selectors: Any, loss_bound: Any):
         )
     flat, largest = check_losses(np.asarray(losses).reshape(shape[0], -1), loss_bound)
     chosen = np.asarray(selectors)
-    if chosen.shape != shape[:2] or not np.all((chosen == 0) | (chosen == 1)):
+    other = np.iscomplexobj(chosen) or not np.all((chosen == 0) | (chosen == 1))
+    if chosen.shape != shape[:2] or other:
         raise ValueError(
             f"`selectors` must be 0 or 1 for each run and pair, {list(shape[:2])}, but "
-            f"has shape {chosen.shape}, or other values."
+            f"has shape {chosen.shape} and dtype {chosen.dtype}, or other values."
         )
-    if np.all(chosen == chosen[:1]):
+    same = np.all(chosen == chosen[:1], axis=0)
+    if np.any(same):
         raise ValueError(
             "`selectors` must differ between runs, but every run was trained on the "
-            "same examples, which tells nothing. Toss new coins for each run."
+            f"same example of {same.sum()} of the {len(same)} pairs, which tells "
+            "nothing of them. Toss balanced coins: half of the runs, and the same with "
+            "all coins turned."
         )
     return flat.reshape(shape), chosen.astype(np.int64), largest

@@ -15,6 +15,7 @@ from jaxtheory.bounds._ledger import (
     check_delta,
     make_bound,
 )
+from jaxtheory.bounds._norms_layers import unit_scale
 from jaxtheory.bounds._norms_margins import grid_up
 
 
@@ -85,16 +86,24 @@ def ntk_complexity(
             "precision, leave out repeated inputs, or add noise to the diagonal (which "
             "makes a bound on ridge regression no longer this one)."
         )
-    squares = np.square(vectors.T @ targets).sum(axis=1)
     factor = 2 * np.sqrt(2 * k if k > 1 else 1) * np.sqrt(np.trace(matrix)) / n
-    norm = float(np.sqrt(np.sum(squares / values)))
+    # The root of each eigenvalue first: no square may underflow.
+    with np.errstate(over="ignore", invalid="ignore"):
+        parts, size = unit_scale(vectors.T @ targets / np.sqrt(values)[:, None])
+        norm = float(size * np.sqrt(np.square(parts).sum()))
+        complexity = float(factor * norm)
+    if not np.isfinite(complexity):
+        raise ValueError(
+            "`kernel` and `y` must be in a range that double precision can square, but "
+            f"the norm was {norm:.3g} and the trace {np.trace(matrix):.3g}. Scale them."
+        )
     limit, price = grid_up(norm)
     deviation = 3 * np.sqrt((np.log(2 / delta) + price) / (2 * n))
     condition = f"{smallest:.3g}, the condition number {largest / smallest:.3g}"
     return make_bound(
         value=factor * limit + deviation,
         empirical_risk=0.0,
-        complexity=factor * norm,
+        complexity=complexity,
         delta=delta,
         assumptions=(
             INDEPENDENT,
@@ -123,6 +132,14 @@ def _check(kernel, y):
             f"but has shape {shape} and dtype {given.dtype}. Of outputs [n, n, k, k] "
             "take `outputs='trace'`."
         )
+    real = jnp.issubdtype(targets.dtype, jnp.floating) or jnp.issubdtype(
+        targets.dtype, jnp.integer
+    )
+    if not real:
+        raise ValueError(
+            f"`y` must be real numbers, but has dtype {targets.dtype}. Of classes make "
+            "targets: 1 and -1, or one-hot rows."
+        )
     if targets.ndim not in (1, 2) or targets.shape[0] != shape[0] or not targets.size:
         raise ValueError(
             f"`y` must have shape [{shape[0]}] or [{shape[0]}, k] for a kernel of "
@@ -141,4 +158,4 @@ def _check(kernel, y):
             f"{asymmetry:.1e} of its largest entry. Pass the kernel of the training "
             "inputs with themselves."
         )
-    return (matrix + matrix.T) / 2, targets, precision
+    return matrix / 2 + matrix.T / 2, targets, precision
