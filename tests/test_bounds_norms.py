@@ -210,6 +210,11 @@ GOOD = {"params": P, "x": jnp.eye(2), "y": jnp.arange(2), "initial_params": P}
         ({"batch_size": 0}, r"`batch_size` must be None"),
         ({"select": lambda path: False}, r"`select` must choose at least one leaf"),
         ({"apply_fn": 3}, r"`apply_fn` must be a function"),
+        ({"apply_fn": lambda p, x: x @ p["w"] > 0}, r"floating-point outputs.*bool"),
+        (
+            {"apply_fn": lambda p, x: x @ p["w"] + 0j},
+            r"floating-point outputs.*complex",
+        ),
         ({"apply_fn": lambda p, x: x[:, 0] * p["w"][0, 0]}, r"outputs \[2, k\].*\(-f"),
     ],
 )
@@ -218,6 +223,27 @@ def test_bad_input_names_the_fix(change, message, user_land):
     order = [given.pop(name) for name in ("apply_fn", "params", "x", "y")]
     with pytest.raises(ValueError, match=message):
         norm_measures(*order, **given)
+
+
+def test_traced_values_out_of_range_have_no_margin(user_land):
+    measure = lambda y, q: norm_measures(
+        linear, P, jnp.eye(2), y, initial_params=P, margin_quantile=q
+    )
+    found = jax.jit(jax.vmap(measure, (0, 0)))(
+        jnp.array([[0, 1], [0, 2], [-1, 1], [0, 1]]), jnp.array([1.0, 0.5, 0.5, 1.5])
+    )
+    for name in ("margin", "inverse_margin", "path_norm_over_margin"):
+        np.testing.assert_array_equal(np.isnan(found[name]), [False, True, True, True])
+    np.testing.assert_allclose(found["path_norm"], 2)
+    # A whole number is a quantile too.
+    assert measure(jnp.arange(2), 0)["margin"] == 1
+
+
+def test_empty_arrays_are_no_kernels(user_land):
+    params = P | {"z": jnp.zeros((0, 3))}
+    data = (jnp.eye(2), jnp.arange(2))
+    with pytest.raises(ValueError, match=r"`select` must choose kernels.*\['z'\]"):
+        norm_measures(linear, params, *data, initial_params=params)
 
 
 def test_vectors_are_no_kernels(user_land):

@@ -94,8 +94,10 @@ def norm_measures(
         batch_size: Examples per chunk; None takes all at once.
 
     Returns:
-        A scalar by name, NaN where `params` are (but for their number). Pure: jit it,
-        or vmap it over stacked `params` and `initial_params`.
+        A scalar by name, NaN where `params` are (but for their number), and what has
+        the margin in it where a traced label is no class or outputs overflow. Pure: jit
+        it, or vmap it over stacked `params` and `initial_params`. No penalties: the
+        gradient of a distance is NaN where training begins.
 
     Raises:
         ValueError: Parameters differ in structure or shapes; `y` are no class indices;
@@ -170,6 +172,11 @@ def _check_labels(y, outputs):
             f"`apply_fn` must return outputs [{n}, k] of at least two classes, but "
             f"they were {was}. Of one output f make the two (-f, f)."
         )
+    if not jnp.issubdtype(outputs.dtype, jnp.floating):
+        raise ValueError(
+            "`apply_fn` must return floating-point outputs, before the argmax, but "
+            f"they had dtype {outputs.dtype}."
+        )
     integer = jnp.issubdtype(jnp.result_type(y), jnp.integer)
     if np.shape(y) != (n,) or not integer:
         raise ValueError(
@@ -192,11 +199,12 @@ def _kernels(params, select):
         chosen = {path: leaf for path, leaf in leaves.items() if np.ndim(leaf) >= 2}
     else:
         chosen = select_leaves(params, select)
-    vectors = [path for path, leaf in chosen.items() if np.ndim(leaf) < 2]
-    if vectors or not chosen:
+    is_kernel = lambda leaf: np.ndim(leaf) >= 2 and np.size(leaf)
+    others = [path for path, leaf in chosen.items() if not is_kernel(leaf)]
+    if others or not chosen:
         raise ValueError(
             "`select` must choose kernels, arrays of at least two axes with outputs on "
-            f"the last one, but chose {vectors or 'none'}."
+            f"the last one, and not empty, but chose {others or 'none'}."
         )
     return chosen
 
@@ -206,7 +214,11 @@ def _measures(apply_fn, paths, batch_size, params, initial, x, y, quantile):
     kernels, starts = (_matrices(tree, paths) for tree in (params, initial))
     moves = [now - then for now, then in zip(kernels, starts, strict=True)]
     outputs = map_examples(lambda x: apply_fn(params, x), x, batch_size=batch_size)
-    margin = jnp.quantile(_margins(outputs, y), quantile)
+    margins = _margins(outputs, y)
+    quantile = jnp.asarray(quantile, margins.dtype)
+    # A traced quantile out of range would be that of the range's end.
+    in_range = (quantile >= 0) & (quantile <= 1)
+    margin = jnp.quantile(margins, jnp.where(in_range, quantile, jnp.nan))
     found = _weight_norms(kernels, moves)
     found["path_norm"] = _path_norm(apply_fn, params, x)
     log_margin = jnp.log(jnp.maximum(margin, 0))
@@ -289,7 +301,9 @@ def _margins(outputs, y):
     outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
     own = y[:, None] == jnp.arange(outputs.shape[1], dtype=y.dtype)[None, :]
     rest = jnp.max(jnp.where(own, -jnp.inf, outputs), axis=1)
-    return jnp.sum(jnp.where(own, outputs, 0), axis=1) - rest
+    # A traced label that is no class has no margin, and shows it.
+    known = jnp.where(jnp.any(own, axis=1), 0, jnp.nan)
+    return jnp.sum(jnp.where(own, outputs, 0), axis=1) + known - rest
 
 
 def _path_norm(apply_fn, params, x):
