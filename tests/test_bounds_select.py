@@ -224,6 +224,15 @@ ONE = dynamics.History.from_arrays(np.zeros((2, 1)))
             "`tolerance` must be finite, at least 0",
         ),
         (None, {"by": [1.0], "cells": ["a", "b"]}, "`cells` must have one cell"),
+        (
+            None,
+            {"by": [1.0, 2.0], "cells": [["a"], ["b"]]},
+            "`cells` must be names.*row",
+        ),
+        (None, {"by": [1.0], "cells": [NAN]}, "`cells` must be names.*NaN"),
+        (None, {"by": [1.0], "cells": 1}, "`cells` must be a sequence.*int"),
+        (None, {"by": 1.0}, "`by` must hold one number for each run.*1.0"),
+        (None, {"by": [[1.0], [1.0, 2.0]]}, "`by` must be one real number for each"),
         (None, {"by": [1.0], "num_resamples": 1}, "`num_resamples` must be"),
         (None, {"by": [1.0], "key": 3}, "`key` must be one typed"),
     ],
@@ -231,6 +240,29 @@ ONE = dynamics.History.from_arrays(np.zeros((2, 1)))
 def test_bad_input(user_land, histories, options, match):
     with pytest.raises(ValueError, match=match):
         bounds.select(histories, **({"by": "loss"} | options))
+
+
+def test_what_is_traced_is_named(user_land):
+    asked = lambda **options: bounds.select(None, **({"by": [1.0, 2.0]} | options))
+    near = lambda at: asked(at=at, tolerance=1.0, train_loss=[1.0, 2.0]).scores
+    with pytest.raises(ValueError, match="`at` must be a concrete value"):
+        jax.jit(near)(1.0)
+    runs = [history(0.1, 1.0), history(0.1, 2.0)]
+    by = lambda a: bounds.select(runs, by=lambda run: a).scores
+    with pytest.raises(ValueError, match=r"`by\[0\]` must be a concrete value"):
+        jax.jit(by)(1.0)
+    seeds = lambda key: asked(test=[1.0, 2.0], cells=[1, 1], key=key).regret.value
+    with pytest.raises(ValueError, match="`key` must be a concrete value"):
+        jax.jit(seeds)(jax.random.key(0))
+
+
+def test_half_precision_and_a_run_without_records():
+    by = jnp.array([3.0, 1.0], jnp.bfloat16)
+    assert bounds.select(None, by=by).chosen == 1
+    short = history(0.1, 1.0)
+    short = short._replace(records=short.records | {"measure": np.zeros(0)})
+    found = bounds.select([short, history(0.1, 2.0)], by="measure")
+    assert found.left_out == {0: "by is nan"}
 
 
 def test_bootstrap_needs_seeds(user_land):

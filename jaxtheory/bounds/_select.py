@@ -11,7 +11,12 @@ from jaxtyping import ArrayLike, Float, Int, Real
 from jaxtheory._types import KeyArray
 from jaxtheory.batching import check_count, check_key, check_number, check_word
 from jaxtheory.bounds._ledger import check_concrete
-from jaxtheory.bounds._select_runs import left_out_runs, named_runs, values_of_runs
+from jaxtheory.bounds._select_runs import (
+    cell_labels,
+    left_out_runs,
+    named_runs,
+    values_of_runs,
+)
 from jaxtheory.dynamics import History
 
 Quantity: TypeAlias = (
@@ -107,7 +112,7 @@ def select(
 
     Runs that diverged, whose loss is not at `at`, or of which a quantity is not finite
     are left out, and listed. An infinite measure, as of a vacuous bound, may lose, but
-    not win.
+    not win; if all are infinite, they tie.
 
     Args:
         histories: Histories of runs in a sequence or by name, or one of a population;
@@ -156,6 +161,7 @@ def select(
     num_resamples = check_count(at_least=2, num_resamples=num_resamples)
     if key is not None:
         check_key(key)
+    check_concrete(at=at, tolerance=tolerance, key=key)
     asked = {"by": by, "test": test, "validation": validation}
     asked |= {"train_loss": None if at is None else train_loss}
     asked = {name: what for name, what in asked.items() if what is not None}
@@ -203,7 +209,7 @@ def _check_settings(asked, at, tolerance, cells, key):
 
 def _groups(names, cells, left_out) -> dict[Any, np.ndarray]:
     """The rows of the runs that are left, by candidate."""
-    labels = names if cells is None else list(cells)
+    labels = names if cells is None else cell_labels(cells)
     if len(labels) != len(names):
         raise ValueError(
             f"`cells` must have one cell for each of the {len(names)} runs, but has "

@@ -1,12 +1,14 @@
 """The runs that `select` compares, what is asked of them, and who is left out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from jaxtheory.bounds._ledger import check_concrete
 from jaxtheory.dynamics import History
 
 
@@ -24,7 +26,7 @@ def named_runs(histories: Any, by: Any) -> tuple[list[Any], list[History | None]
         ValueError: There is no run, or something that is no history of one.
     """
     if histories is None:
-        num = 0 if isinstance(by, str) or callable(by) else np.size(by)
+        num = _length(by)
         if num == 0:
             raise ValueError(
                 "`by` must hold one number for each run where `histories` is None, but "
@@ -60,6 +62,14 @@ def named_runs(histories: Any, by: Any) -> tuple[list[Any], list[History | None]
     return list(named), list(named.values())
 
 
+def _length(by) -> int:
+    """How many numbers there are; 0 for what is not several."""
+    try:
+        return 0 if isinstance(by, str) or callable(by) else len(by)
+    except TypeError:
+        return 0
+
+
 def _run(population, index) -> History:
     """The history of one run of a population."""
     ends = {
@@ -76,6 +86,30 @@ def _run(population, index) -> History:
         trace=second(population.trace),
         **ends,
     )
+
+
+def cell_labels(cells: Any) -> list[Any]:
+    """The cells in a list; raise unless a dictionary finds what equals each."""
+    if isinstance(cells, str) or not isinstance(cells, Iterable):
+        raise ValueError(
+            "`cells` must be a sequence of one cell for each run, but is of type "
+            f"{type(cells).__name__}."
+        )
+    labels = list(cells)
+    if not all(map(_can_be_found, labels)):
+        raise ValueError(
+            "`cells` must be names, or tuples of hyperparameters, but one cannot be "
+            "looked up (a list, an array, or NaN). Make a tuple of numbers of each row."
+        )
+    return labels
+
+
+def _can_be_found(label):
+    try:
+        hash(label)
+    except TypeError:
+        return False
+    return label == label
 
 
 def values_of_runs(
@@ -101,11 +135,14 @@ def values_of_runs(
                 f"None, but was {what!r}."
             )
         what = [_asked(run, what) for run in runs]
+        check_concrete(**{name: what})
     try:
         values = np.asarray(what)
     except ValueError:
         values = np.empty(0, object)
-    if values.shape != (len(runs),) or values.dtype.kind not in "biuf":
+    # Half precision of JAX is no kind of NumPy's.
+    real = values.dtype.kind in "biuf" or jnp.issubdtype(values.dtype, jnp.floating)
+    if values.shape != (len(runs),) or not real:
         raise ValueError(
             f"`{name}` must be one real number for each of the {len(runs)} runs, but "
             f"has shape {values.shape} and dtype {values.dtype}."
@@ -123,7 +160,8 @@ def _asked(history, what):
 def _recorded(history, name):
     """The last record of that name, or the last finite value in the trace."""
     if name in history.records:
-        return np.asarray(history.records[name])[-1]
+        rows = np.asarray(history.records[name])
+        return rows[-1] if len(rows) else np.nan
     if name not in history.trace:
         known = sorted({*history.records, *history.trace})
         raise ValueError(
