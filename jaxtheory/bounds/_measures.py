@@ -98,7 +98,8 @@ def measures(
     ``ntk_trace``
         Mean of ``|J_i|_F^2 / k``.
     ``sharpness, smallest_hessian_eigenvalue, hessian_trace, hessian_frobenius_norm``
-        Of ``H``, from `num_probes` Lanczos runs of `num_iterations` products.
+        Of ``H``, from `num_probes` Lanczos runs of `num_iterations` products, without
+        reorthogonalisation.
     ``effective_dimension``
         ``sum s / (s + 1)`` over the positive eigenvalues ``s`` of ``H``, likewise.
     ``relative_flatness, sam_sharpness, asam_sharpness``
@@ -107,7 +108,7 @@ def measures(
         ``E L(t + .01 z) - L(t)`` with ``z`` standard normal.
     ``perturbation, relative_perturbation``
         The size ``s`` at which ``E L(t + s z) - L(t) = .1``, and at which ``E L(t + s
-        |t| z) - L(t)`` is; by 14 bisections between .001 and 10 times the root mean
+        |t| z) - L(t)`` is; by 11 bisections between .001 and 10 times the root mean
         square of ``t``, or 1. Infinite where the loss does not rise so far.
     ``pac_bayes_flatness``
         ``sqrt((|t - t0|^2 / (2 s^2) + ln(2 sqrt(n) / .05)) / (2 n))`` with the first
@@ -178,8 +179,8 @@ def measures(
             path too short, or an option out of range.
 
     Memory:
-        Activations of all examples, ``max(k, num_draws)`` times; `num_iterations`
-        copies of the parameters.
+        Activations of all examples, ``max(k, num_draws)`` times, and as many copies of
+        the parameters.
 
     Example:
         >>> import functools, jax, optax
