@@ -25,7 +25,7 @@ from jaxtheory.portrait._section import Row, Section
 from jaxtheory.portrait.sections import SECTIONS
 
 # Of what sections read from a run; numbers of another version are measured again.
-_VERSION = 7
+_VERSION = 8
 
 
 class Portrait(NamedTuple):

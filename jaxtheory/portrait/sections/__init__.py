@@ -6,6 +6,7 @@ A new measurement is a new file here and two lines below.
 from jaxtheory.portrait.sections._bounds import SECTION as BOUNDS
 from jaxtheory.portrait.sections._class_cosines import SECTION as CLASS_COSINES
 from jaxtheory.portrait.sections._collapse import SECTION as COLLAPSE
+from jaxtheory.portrait.sections._compression import SECTION as COMPRESSION
 from jaxtheory.portrait.sections._kernel import SECTION as KERNEL
 from jaxtheory.portrait.sections._kernel_evolution import SECTION as KERNEL_EVOLUTION
 from jaxtheory.portrait.sections._kernel_spectrum import SECTION as KERNEL_SPECTRUM
@@ -39,4 +40,5 @@ SECTIONS = (
     PATH,
     LIFETIMES,
     BOUNDS,
+    COMPRESSION,
 )
