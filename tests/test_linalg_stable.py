@@ -80,6 +80,16 @@ def test_stable_in_double_precision_and_with_a_traced_index(x64):
     )
 
 
+@pytest.mark.parametrize("alpha", [2.5, -1.0, 0.0])
+def test_a_traced_index_out_of_range_is_no_law(alpha):
+    # Some numbers were finite: of no law at all.
+    numbers = jax.jit(lambda a: linalg.stable(new_key(), a, (5,)))
+    vectors = jax.jit(lambda a: linalg.isotropic_stable(new_key(), a, 4, 2))
+    for draw in (numbers, vectors):
+        assert np.all(np.isfinite(draw(1.9)))
+        assert np.all(np.isnan(draw(alpha)))
+
+
 @pytest.mark.parametrize(
     ("call", "match"),
     [

@@ -94,7 +94,7 @@ def test_units_are_where_the_kernel_has_them():
 @pytest.mark.parametrize("form", SPREADS)
 def test_arrays_of_any_shape_and_precision(form):
     params = {"kernel": jnp.zeros((3, 4), jnp.bfloat16), "bias": jnp.zeros(4)}
-    params |= {"gain": jnp.zeros(())}
+    params |= {"gain": jnp.zeros(()), "empty": jnp.zeros((0, 3))}
     optimizer = optimizers.heavy_tailed_noise(
         0.1, 1.8, form=form, key=jax.random.key(0)
     )

@@ -151,6 +151,7 @@ def test_bad_input(user_land, options, match):
         (given(other=1.0), r"by paths of the parameters, .*but returned .*other"),
         (lambda params: {}, "but returned \\[\\]"),
         (lambda params: params["a"], "by paths of the parameters"),
+        (lambda params: {"['a']": None}, r"scalars, but that of .* is None"),
         (
             lambda params: {"['a']": params["a"]},
             r"scalars, but that of .* shape \(2,\)",
@@ -161,6 +162,14 @@ def test_bad_measurements(user_land, measure, match):
     optimizer = optimizers.tail_aware_rates(measure, every=1)
     with pytest.raises(ValueError, match=match):
         optimizer.init({"a": jnp.ones(2)})
+
+
+def test_integers_are_no_updates(user_land):
+    optimizer = optimizers.tail_aware_rates(given(a=1.0, b=2.0), every=1)
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    updates = {"a": jnp.ones(2, int), "b": jnp.ones(2, int)}
+    with pytest.raises(ValueError, match=r"`updates` of layers .* int32"):
+        optimizer.update(updates, optimizer.init(params), params)
 
 
 def test_parameters_are_needed(user_land):

@@ -29,7 +29,8 @@ def stable(
 
     Args:
         key: Random key.
-        alpha: Tail index in ``(0, 2]``; may be traced.
+        alpha: Tail index in ``(0, 2]``; may be traced, and out of range makes all
+            numbers NaN there.
         shape: Shape of the result.
         dtype: Floating-point type of the result. Below ``alpha = 0.2`` or so single
             precision overflows to infinity.
@@ -79,7 +80,7 @@ def isotropic_stable(
 
     Args:
         key: Random key.
-        alpha: Tail index in ``(0, 2]``; may be traced.
+        alpha: As for `stable`.
         num: Number of vectors.
         dimension: Their dimension.
         dtype: As for `stable`.
@@ -113,6 +114,7 @@ def _stable(key, alpha, shape):
     angle = 0.5 * jnp.pi - distance
     sign = jax.random.rademacher(key_sign, shape, alpha.dtype)
     exponential = -jnp.log1p(-_fine_uniform(key_exponential, shape, alpha.dtype))
+    alpha = _in_range(alpha)
     power = (1 - alpha) / alpha
     # Both factors are near 0 at the end if alpha is near 2: there, from the end.
     from_end = (1 - 0.5 * alpha) * jnp.pi
@@ -132,6 +134,7 @@ def _stable(key, alpha, shape):
 @functools.partial(jax.jit, static_argnums=2)
 def _isotropic(key, alpha, size):
     key_scale, key_direction = jax.random.split(key)
+    alpha = _in_range(alpha)
     half_log = 0.5 * (jnp.log(2.0) + _log_positive(key_scale, alpha / 2, size[:1]))
     normal = jax.random.normal(key_direction, size, alpha.dtype)
     return jnp.exp(half_log.astype(alpha.dtype))[:, None] * normal
@@ -167,6 +170,11 @@ def _fine_uniform(key, shape, dtype):
 
 def _check_alpha(alpha):
     check_number("alpha", alpha, lambda a: 0 < a <= 2, "a number in (0, 2]")
+
+
+def _in_range(alpha):
+    """The index; NaN where a traced one is out of range."""
+    return jnp.where((alpha > 0) & (alpha <= 2), alpha, jnp.nan)
 
 
 def _check_dtype(dtype):

@@ -72,8 +72,9 @@ def heavy_tailed_noise(
     noise to some layers: the theory has it in the hidden layer alone.
 
     Under `optax.inject_hyperparams`, `scale`, `alpha` and `step_size` may change while
-    training, or be schedules. The keys of a population are those of one optimizer, so
-    that all its runs have the same noise; for one key a run::
+    training, or be schedules; an index out of range then makes the noise NaN. The keys
+    of a population are those of one optimizer, so that all its runs have the same
+    noise; for one key a run::
 
         optimizer = optax.chain(optax.sgd(0.1), heavy_tailed_noise(0.01, 1.8, key=key))
         states = dynamics.init_population(optimizer, params)
@@ -152,7 +153,7 @@ def heavy_tailed_noise(
 
 def _draw(key, alpha, shape, dtype, form, unit_axis):
     """Noise of scale 1 for one array."""
-    if form == "entry" or not shape:
+    if form == "entry" or 0 in shape or not shape:
         return stable(key, alpha, shape, dtype=dtype)
     axis = _UNIT_AXES[unit_axis]
     rest = tuple(np.delete(shape, axis).tolist())

@@ -146,7 +146,14 @@ def _factors(indices, smallest, largest):
 
 
 def _scaled(leaf, factor):
-    return leaf if factor is None else leaf * factor.astype(leaf.dtype)
+    if factor is None:
+        return leaf
+    if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+        raise ValueError(
+            "`updates` of layers that are measured must be floating-point, but one has "
+            f"dtype {jnp.result_type(leaf)}, in which a factor would be 0 or 1."
+        )
+    return leaf * factor.astype(leaf.dtype)
 
 
 def _check_indices(shapes, params):
@@ -162,8 +169,10 @@ def _check_indices(shapes, params):
             f", but returned {was}."
         )
     for path, a in shapes.items():
-        if a.shape or not jnp.issubdtype(a.dtype, jnp.floating):
-            raise ValueError(
-                "`measure` must return floating-point scalars, but that of "
-                f"{path!r} has shape {a.shape} and dtype {a.dtype}."
-            )
+        is_array = isinstance(a, jax.ShapeDtypeStruct)
+        if is_array and not a.shape and jnp.issubdtype(a.dtype, jnp.floating):
+            continue
+        was = f"has shape {a.shape} and dtype {a.dtype}" if is_array else f"is {a!r}"
+        raise ValueError(
+            f"`measure` must return floating-point scalars, but that of {path!r} {was}."
+        )
