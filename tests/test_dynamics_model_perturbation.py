@@ -128,6 +128,22 @@ def test_bad_input(user_land, options, match):
         dynamics.gaussian_model_perturbation(**options)
 
 
+@pytest.mark.parametrize(
+    ("result", "match"),
+    [
+        (lambda w: jnp.sum(w), r"`objective` must return a pair"),
+        (lambda w: (w, ()), r"`objective` must return a scalar.*\(2,\)"),
+        (lambda w: (jnp.sum(w), w), r"`objective` must return a model state like"),
+    ],
+)
+def test_what_is_no_objective_is_named(user_land, result, match):
+    objective = dynamics.gaussian_model_perturbation(
+        lambda w, state, batch, key: result(w), scale=0.1
+    )
+    with pytest.raises(ValueError, match=match):
+        objective(jnp.ones(2), (), None, jax.random.key(0))
+
+
 def test_what_is_traced_cannot_be_compiled_in(user_land):
     build = lambda s: dynamics.gaussian_model_perturbation(quadratic, scale=s)
     with pytest.raises(ValueError, match="`scale` must"):

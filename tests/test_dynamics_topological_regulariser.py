@@ -281,6 +281,23 @@ def test_bad_input(user_land, options, match):
         make(**options)
 
 
+@pytest.mark.parametrize(
+    ("result", "match"),
+    [
+        (lambda w: jnp.sum(w), r"`objective` must return a pair"),
+        (lambda w: (w, ()), r"`objective` must return a scalar.*\(2,\)"),
+        (lambda w: (jnp.sum(w), w), r"`objective` must return a model state like"),
+    ],
+)
+def test_what_is_no_objective_is_named(user_land, result, match):
+    objective = dynamics.topological_regulariser(
+        lambda w, state, batch, key: result(w), strength=1.0, window=3
+    )
+    memory = objective.init(jnp.ones(2))
+    with pytest.raises(ValueError, match=match):
+        objective(jnp.ones(2), memory, None, jax.random.key(0))
+
+
 def test_memory_must_be_that_of_the_parameters(user_land):
     objective, params, key = make(), start(), jax.random.key(0)
     other = make(window=6).init(params)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxtheory._types import KeyArray, Objective
 from jaxtheory.batching import check_count, check_function, check_key, check_number
 from jaxtheory.dynamics._held import check_known
+from jaxtheory.dynamics._step import _checked
 
 
 def gaussian_model_perturbation(
@@ -93,7 +94,7 @@ class _ModelPerturbation:
         key_own, key_noise = jax.random.split(key)
 
         def value(params, key):
-            return self.objective(params, model_state, batch, key)
+            return _checked(self.objective, params, model_state, batch, key)
 
         def rise(key):
             noise = optax.tree.random_like(key, params)

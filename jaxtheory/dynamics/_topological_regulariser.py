@@ -22,6 +22,7 @@ from jaxtheory.batching import (
 )
 from jaxtheory.dynamics._held import check_known
 from jaxtheory.dynamics._sketch import Sketch
+from jaxtheory.dynamics._step import _checked
 from jaxtheory.dynamics.topology import (
     append_point,
     e_alpha,
@@ -199,7 +200,8 @@ class TopologicalRegulariser:
         check_key(key)
         memory = self._check_memory(model_state, params)
         key_own, key_subsets = jax.random.split(key)
-        loss, inner = self.objective(params, memory.model_state, batch, key_own)
+        inner = memory.model_state
+        loss, inner = _checked(self.objective, params, inner, batch, key_own)
         point = self._point(params, memory.start)
         distances = append_point(memory.distances, memory.points, point)
         penalty = self._penalty(distances, memory.num_seen, key_subsets)
