@@ -146,12 +146,12 @@ class Result(NamedTuple):
     Attributes:
         arms: Networks by how they were made.
         noise: The same by tail index; ``"none"`` for plain SGD.
-        memory: Peak memory of training in MiB, by kind.
+        memory: Peak memory of training in MiB, by kind, several times.
     """
 
     arms: dict[str, Arm]
     noise: dict[str, Noise]
-    memory: dict[str, float]
+    memory: dict[str, np.ndarray]
 
 
 def run(config: Config) -> Result:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxtheory import compression, dynamics, models
@@ -20,23 +21,26 @@ KINDS = ("plain", "seed", "model_state")
 _STEPS = 20
 
 
-def peaks(width: int, dim: int) -> dict[str, float]:
+def peaks(width: int, dim: int, repeats: int = 3) -> dict[str, np.ndarray]:
     """Peak memory by kind of training, less that of the same with eight nodes.
 
     Args:
         width: Nodes of both hidden layers.
         dim: Dimension of the subspace.
+        repeats: How often; the allocator does not take the same twice.
 
     Returns:
-        MiB that the network takes: ``"plain"`` training with Adam, and training of a
-        subspace through a start from the ``"seed"`` or in the ``"model_state"``; and
-        ``"parameters"``, those of one copy.
+        MiB that the network takes, ``[repeats]``: in ``"plain"`` training with Adam,
+        and in training of a subspace through a start from the ``"seed"`` or in the
+        ``"model_state"``; and ``"parameters"``, those of one copy.
     """
-    found = {kind: _peak(kind, width, dim) - _peak(kind, 8, dim) for kind in KINDS}
+    more = lambda kind: _peak(kind, width, dim) - _peak(kind, 8, dim)
+    rows = [[more(kind) for kind in KINDS] for _ in range(repeats)]
+    found = dict(zip(KINDS, np.array(rows).T, strict=True))
     sizes = (64, width, width, 10)
     pairs = itertools.pairwise(sizes)
     num_params = sum(before * after + after for before, after in pairs)
-    return found | {"parameters": 4 * num_params / 2**20}
+    return found | {"parameters": np.full(repeats, 4 * num_params / 2**20)}
 
 
 def _peak(kind, width, dim):

@@ -42,7 +42,7 @@ def claims(config: Any, result: Any) -> list[Claim]:
         if result.memory:
             ratio = result.memory["plain"] / result.memory[kind]
             text = f"subspace training, {how}: times less peak memory"
-            found.append(Claim(text, ratio, 2.0, np.inf))
+            add(text, ratio, 2.0, np.inf)
     add("certificate from the length of a file", chosen.bound, -np.inf, 0.9)
     below = chosen.bound < 1 - chosen.accuracy
     text = f"share of {len(below)} of these below the error on test data"
@@ -96,7 +96,9 @@ def report(config: Any, result: Any) -> str:
         f"{config.delta:g})"
     )
     if result.memory:
-        shown = ", ".join(f"{name} {mib:.0f}" for name, mib in result.memory.items())
+        shown = ", ".join(
+            f"{name} {_shown(mib, 0)}" for name, mib in result.memory.items()
+        )
         lines += [
             "",
             "peak resident memory of `dynamics.train` in a process of its own, less "
