@@ -20,6 +20,8 @@ ARCHITECTURE = (
     "the layers, their sizes and the activation were fixed before the examples were "
     "seen",
 )
+# Parameters do not tell what a model makes of them: its scale, its activation.
+NETWORK = "the network is what the layers make, dense and between them "
 
 
 class Dense(NamedTuple):

@@ -7,7 +7,12 @@ from jaxtyping import ArrayLike, Integer, Num
 
 from jaxtheory._types import Bound, Params
 from jaxtheory.bounds._ledger import BY_CONSTRUCTION
-from jaxtheory.bounds._norms_layers import ARCHITECTURE, read_problem, unit_scale
+from jaxtheory.bounds._norms_layers import (
+    ARCHITECTURE,
+    NETWORK,
+    read_problem,
+    unit_scale,
+)
 from jaxtheory.bounds._norms_margins import grid_up, margin_bound
 
 
@@ -47,17 +52,18 @@ def path_norm(
             parametrisation.
         x: The training inputs ``[n, ...]``, flattened.
         y: Their class indices.
-        layers: Names of the layers, from input to output.
+        layers: Names of all layers in `params`, from input to output.
         delta: As of `margin_distribution`.
         quantile: As of `margin_distribution`.
 
     Returns:
-        The bound on the probability of error, on the host in float64. It is a
-        certificate, and vacuous for nearly every trained network.
+        The bound on the probability of error, on the host in float64, of the network
+        that these layers make with ReLU between them, whatever model they are from. It
+        is a certificate, and vacuous for nearly every trained network.
 
     Raises:
-        ValueError: `layers` are not dense, do not feed each other, or do not fit `x`
-            and `y`; a value is not finite, traced or out of range.
+        ValueError: `layers` are not dense, not all, do not feed each other, or do not
+            fit `x` and `y`; a value is not finite, traced or out of range.
 
     Example:
         >>> import numpy as np
@@ -96,7 +102,7 @@ def path_norm(
         quantile=quantile,
         assumptions=(
             ARCHITECTURE,
-            (BY_CONSTRUCTION, "the layers are dense, between them is ReLU"),
+            (BY_CONSTRUCTION, f"{NETWORK}ReLU"),
             (BY_CONSTRUCTION, f"the path norm {phi:.3g} is on a grid fixed before"),
         ),
     )

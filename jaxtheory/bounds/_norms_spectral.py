@@ -11,6 +11,7 @@ from jaxtheory.bounds._ledger import BY_CONSTRUCTION, SETTING, check_concrete
 from jaxtheory.bounds._norms import check_same_shapes
 from jaxtheory.bounds._norms_layers import (
     ARCHITECTURE,
+    NETWORK,
     Dense,
     read_layers,
     read_problem,
@@ -67,7 +68,7 @@ def spectral(
             parametrisation.
         x: The training inputs ``[n, ...]``, flattened.
         y: Their class indices.
-        layers: Names of the layers, from input to output.
+        layers: Names of all layers in `params`, from input to output.
         delta: As of `margin_distribution`.
         initial_params: The ``M_i``: where training began, say, and nothing that has
             seen the examples. None takes zero.
@@ -75,12 +76,13 @@ def spectral(
         quantile: As of `margin_distribution`.
 
     Returns:
-        The bound on the probability of error, on the host in float64. It is a
-        certificate, and vacuous for nearly every trained network.
+        The bound on the probability of error, on the host in float64, of the network
+        that these layers make with `activation` between them, whatever model they are
+        from. It is a certificate, and vacuous for nearly every trained network.
 
     Raises:
-        ValueError: `layers` are not dense, do not feed each other, or do not fit `x`
-            and `y`; a value is not finite, traced or out of range.
+        ValueError: `layers` are not dense, not all, do not feed each other, or do not
+            fit `x` and `y`; a value is not finite, traced or out of range.
 
     Memory:
         The activations of one layer; a singular value decomposition a layer.
@@ -120,7 +122,7 @@ def spectral(
         assumptions=(
             *setting,
             ARCHITECTURE,
-            (BY_CONSTRUCTION, f"the layers are dense, between them is {activation}"),
+            (BY_CONSTRUCTION, f"{NETWORK}{activation}"),
             (BY_CONSTRUCTION, "spectral norms and distances are on a grid"),
         ),
     )
