@@ -314,6 +314,7 @@ def test_a_network_that_is_not_finite_is_seen_and_its_neighbour_unharmed(found):
     values = stacked(jax.tree.map(breaks, broken), *others)
     assert float(values["num_nonfinite"][0]) > 60
     assert np.isnan(values["loss"][0])
+    assert np.isnan(values["relative_perturbation"][0])
     assert np.isnan(values["marchenko_pastur_distance"][0])
     np.testing.assert_allclose(values["loss"][1], stacked(*POPULATION)["loss"][1])
 

@@ -108,8 +108,9 @@ def measures(
         ``E L(t + .01 z) - L(t)`` with ``z`` standard normal.
     ``perturbation, relative_perturbation``
         The size ``s`` at which ``E L(t + s z) - L(t) = .1``, and at which ``E L(t + s
-        |t| z) - L(t)`` is; by 11 bisections between .001 and 10 times the root mean
-        square of ``t``, or 1. Infinite where the loss does not rise so far.
+        |t| z) - L(t)`` is; by 6 bisections between .001 and 10 times the root mean
+        square of ``t``, or 1, and a parabola between the last two. Infinite where the
+        loss does not rise so far.
     ``pac_bayes_flatness``
         ``sqrt((|t - t0|^2 / (2 s^2) + ln(2 sqrt(n) / .05)) / (2 n))`` with the first
         ``s``: no certificate, see `curvature.flatness.pac_bayes`.

@@ -15,7 +15,7 @@ from jaxtheory.curvature import flatness
 
 RISE = 0.1  # of the loss, that the perturbations of PAC-Bayes are sought for
 _DECADES = (-3.0, 1.0)  # of these perturbations, relative to the weights
-_NUM_BISECTIONS = 11
+_NUM_BISECTIONS = 6
 _STEP = 0.01  # of the low-pass filter, as published
 _DELTA = 0.05
 
@@ -129,17 +129,28 @@ def perturbation_measures(
 
 
 def _crossing(rise: Any) -> Array:
-    """The size at which the loss has risen, by bisection of its logarithm."""
+    """The size at which the loss has risen: bisection, then a parabola in between."""
+    low, high = (jnp.asarray(decade, float) for decade in _DECADES)
+    at_low, at_high = rise(10.0**low), rise(10.0**high)
 
     def halve(_, limits):
-        low, high = limits
+        low, high, at_low, at_high = limits
         middle = (low + high) / 2
+        value = rise(10.0**middle)
         # What is not a number has left the range of numbers, and is above.
-        above = ~(rise(10.0**middle) < RISE)
-        return jnp.where(above, low, middle), jnp.where(above, middle, high)
+        above = ~(value < RISE)
+        pick = lambda below, beyond: jnp.where(above, below, beyond)
+        return (
+            pick(low, middle),
+            pick(middle, high),
+            pick(at_low, value),
+            pick(value, at_high),
+        )
 
-    limits = tuple(jnp.asarray(limit, float) for limit in _DECADES)
-    low, high = jax.lax.fori_loop(0, _NUM_BISECTIONS, halve, limits)
-    found = 10.0 ** ((low + high) / 2)
-    never = rise(10.0 ** _DECADES[1]) < RISE
-    return jnp.where(never, jnp.inf, found)
+    limits = jax.lax.fori_loop(0, _NUM_BISECTIONS, halve, (low, high, at_low, at_high))
+    low, high = (10.0**limit for limit in limits[:2])
+    share = (RISE - limits[2]) / (limits[3] - limits[2])
+    share = jnp.where(jnp.isfinite(limits[3]), jnp.clip(share, 0, 1), 0.5)
+    found = jnp.sqrt(low**2 + share * (high**2 - low**2))
+    found = jnp.where(at_high < RISE, jnp.inf, found)
+    return jnp.where(jnp.isfinite(at_low), found, jnp.nan)
