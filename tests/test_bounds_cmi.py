@@ -53,6 +53,23 @@ def test_who_knows_the_data_by_heart_has_the_largest_bound(largest):
     assert exact.value == pytest.approx(largest, rel=1e-14)
 
 
+def test_rare_predictions_are_as_said_and_no_estimate_is_below_the_gap_of_its_runs():
+    rng, runs, pairs = np.random.default_rng(7), 20, 4000
+    selectors = coins(rng, runs, pairs)
+    rare = (rng.random((runs, pairs)) < 0.05) & (selectors == 1)
+    losses = np.stack([rare, np.zeros_like(rare)], axis=-1) * 1.0
+    bound = evaluated_cmi(losses, selectors)
+    h = lambda p: -p * np.log(p) - (1 - p) * np.log(1 - p)
+    assert np.sqrt(2 * (h(0.025) - h(0.05) / 2)) == pytest.approx(0.188, abs=5e-4)
+    error = np.sqrt(2 * np.log(2) / runs / pairs)  # more than the deviation of a root
+    assert abs(bound.complexity - 0.119) < 4 * error
+    values = np.sqrt(2 * _information(losses, selectors).values)
+    sign = 2 * selectors - 1
+    gaps = np.mean(sign * (losses[..., 0] - losses[..., 1]), axis=0)
+    assert np.all(np.abs(gaps) <= values + 1e-12)
+    assert gaps.max() > 0.1
+
+
 def majority(labels):
     """Predicts the more frequent label everywhere, of an odd number."""
     return (labels.mean(axis=-1) > 0.5).astype(int)
