@@ -52,7 +52,8 @@ class Config:
         noise_rate: Learning rate of SGD with it.
         errors: Errors of the kernels at which nodes are left out of these networks.
         accuracy: What a pruned one of these must reach.
-        memory_width: Nodes of both hidden layers where memory is measured; 0 for not.
+        memory_width: Nodes of each layer where memory is measured; 0 for not.
+        memory_layers: Hidden layers there.
         rounds: Rounds of timing.
         delta: Probability that a bound may fail.
         num_seeds: Splits and initialisations, at least 2.
@@ -79,7 +80,8 @@ class Config:
     noise_rate: float = 0.05
     errors: tuple[float, ...] = tuple(np.round(np.arange(0.1, 0.95, 0.05), 2))
     accuracy: float = 0.95
-    memory_width: int = 2048
+    memory_width: int = 1024
+    memory_layers: int = 6
     rounds: int = 20
     delta: float = 0.05
     num_seeds: int = 5
@@ -176,7 +178,9 @@ def run(config: Config) -> Result:
     }
     peaks = {}
     if config.memory_width:
-        peaks = memory.peaks(config.memory_width, config.large_dim)
+        peaks = memory.peaks(
+            config.memory_width, config.memory_layers, config.large_dim
+        )
     return Result(arms, noise, peaks)
 
 

@@ -1,7 +1,7 @@
 """Peak memory of training, each kind in a process of its own.
 
-``python -m experiments.compress.memory KIND WIDTH DIM`` trains for some steps and
-prints the largest resident memory of the process, in MiB.
+``python -m experiments.compress.memory KIND WIDTH NUM_LAYERS DIM`` trains for some
+steps and prints the largest resident memory of the process, in MiB.
 """
 
 import itertools
@@ -21,11 +21,16 @@ KINDS = ("plain", "seed", "model_state")
 _STEPS = 20
 
 
-def peaks(width: int, dim: int, repeats: int = 3) -> dict[str, np.ndarray]:
+def peaks(
+    width: int, num_layers: int, dim: int, repeats: int = 3
+) -> dict[str, np.ndarray]:
     """Peak memory by kind of training, less that of the same with eight nodes.
 
     Args:
-        width: Nodes of both hidden layers.
+        width: Nodes of each hidden layer.
+        num_layers: Number of hidden layers. What a step needs beside the parameters and
+            their gradient is some copies of the largest array: of one layer in many
+            that is little.
         dim: Dimension of the subspace.
         repeats: How often; the allocator does not take the same twice.
 
@@ -34,24 +39,25 @@ def peaks(width: int, dim: int, repeats: int = 3) -> dict[str, np.ndarray]:
         and in training of a subspace through a start from the ``"seed"`` or in the
         ``"model_state"``; and ``"parameters"``, those of one copy.
     """
-    more = lambda kind: _peak(kind, width, dim) - _peak(kind, 8, dim)
+    peak = lambda kind, nodes: _peak(kind, nodes, num_layers, dim)
+    more = lambda kind: peak(kind, width) - peak(kind, 8)
     rows = [[more(kind) for kind in KINDS] for _ in range(repeats)]
     found = dict(zip(KINDS, np.array(rows).T, strict=True))
-    sizes = (64, width, width, 10)
+    sizes = (64, *(width,) * num_layers, 10)
     pairs = itertools.pairwise(sizes)
     num_params = sum(before * after + after for before, after in pairs)
     return found | {"parameters": np.full(repeats, 4 * num_params / 2**20)}
 
 
-def _peak(kind, width, dim):
-    command = [sys.executable, "-m", __name__, kind, str(width), str(dim)]
+def _peak(kind, *numbers):
+    command = [sys.executable, "-m", __name__, kind, *map(str, numbers)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.split()[-1])
 
 
-def train(kind: str, width: int, dim: int) -> float:
-    """Train a network of two hidden layers; the peak of this process in MiB."""
-    module = models.MLP((width, width), num_outputs=10)
+def train(kind: str, width: int, num_layers: int, dim: int) -> float:
+    """Train a network; the peak of this process in MiB."""
+    module = models.MLP((width,) * num_layers, num_outputs=10)
     subspace = compression.random_subspace(
         lambda key: module.init(key, jnp.zeros((1, 64))), dim=dim, seed=0
     )
@@ -86,4 +92,4 @@ def train(kind: str, width: int, dim: int) -> float:
 
 
 if __name__ == "__main__":
-    print(train(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    print(train(sys.argv[1], *map(int, sys.argv[2:])))

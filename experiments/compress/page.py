@@ -102,7 +102,8 @@ def report(config: Any, result: Any) -> str:
         lines += [
             "",
             "peak resident memory of `dynamics.train` in a process of its own, less "
-            f"that of a network of 8 nodes,\nMiB, {config.memory_width} nodes: {shown}",
+            f"that of layers of 8 nodes,\nMiB, {config.memory_layers} layers of "
+            f"{config.memory_width} nodes: {shown}",
         ]
     lines += [
         "",
