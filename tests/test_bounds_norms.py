@@ -204,6 +204,8 @@ GOOD = {"params": P, "x": jnp.eye(2), "y": jnp.arange(2), "initial_params": P}
         ({"y": jnp.arange(2) + 1}, r"`y` must hold class indices in \[0, 2\).*1 to 2"),
         ({"y": jnp.arange(3)}, r"`y` must have as many examples"),
         ({"x": jnp.eye(2, dtype=int)}, r"`x` must be floating-point.*int32"),
+        ({"x": None}, r"`x` must be one array of inputs.*NoneType"),
+        ({"x": {"a": jnp.eye(2)}}, r"`x` must be one array of inputs.*dict"),
         ({"initial_params": {"w": jnp.eye(2)}}, r"`initial_params` must have the str"),
         ({"params": {}}, r"`params` must hold at least one array"),
         ({"margin_quantile": 10}, r"`margin_quantile` must be in \[0, 1\]"),

@@ -201,7 +201,11 @@ ONE = dynamics.History.from_arrays(np.zeros((2, 1)))
         (ONE, {}, "`histories` must be several, .* that of one run"),
         (3, {}, "`histories` must be histories in a sequence"),
         ([ONE, 3], {}, r"`histories\[1\]` must be the history of one run"),
-        ([ONE], {"by": "sharpness"}, "'sharpness' must be a name .* \\['params'"),
+        (
+            [ONE],
+            {"by": "sharpness"},
+            "`by` must be a name .*'sharpness' is none of \\['params'",
+        ),
         ([ONE], {"by": "params"}, "`by` must be one real number"),
         ([ONE], {"by": lambda run: None}, "`by` must be one real number"),
         (None, {"by": "loss"}, "`by` must hold one number for each run"),

@@ -134,6 +134,10 @@ def norm_measures(
     check_number("margin_quantile", margin_quantile, lambda q: 0 <= q <= 1, "in [0, 1]")
     check_batch_size(batch_size)
     check_examples(x=x, y=y)
+    if not isinstance(x, jax.Array | np.ndarray):
+        raise ValueError(
+            f"`x` must be one array of inputs, but is of type {type(x).__name__}."
+        )
     if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
         raise ValueError(
             f"`x` must be floating-point, but has dtype {jnp.result_type(x)}. Cast "

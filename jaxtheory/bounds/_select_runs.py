@@ -134,7 +134,7 @@ def values_of_runs(
                 f"`{name}` must hold one number for each run where `histories` is "
                 f"None, but was {what!r}."
             )
-        what = [_asked(run, what) for run in runs]
+        what = [_asked(run, what, name) for run in runs]
         check_concrete(**{name: what})
     try:
         values = np.asarray(what)
@@ -150,14 +150,14 @@ def values_of_runs(
     return values.astype(np.float64)
 
 
-def _asked(history, what):
+def _asked(history, what, argument):
     """A quantity of one run; NaN of one that diverged."""
     if history.diverged_at is not None:
         return np.nan
-    return what(history) if callable(what) else _recorded(history, what)
+    return what(history) if callable(what) else _recorded(history, what, argument)
 
 
-def _recorded(history, name):
+def _recorded(history, name, argument):
     """The last record of that name, or the last finite value in the trace."""
     if name in history.records:
         rows = np.asarray(history.records[name])
@@ -165,7 +165,8 @@ def _recorded(history, name):
     if name not in history.trace:
         known = sorted({*history.records, *history.trace})
         raise ValueError(
-            f"{name!r} must be a name that every history has, but one has {known}."
+            f"`{argument}` must be a name that every history has, but {name!r} is none "
+            f"of {known}, which one has."
         )
     # The trace of a population goes on, with NaN, where a run has stopped.
     row = np.asarray(history.trace[name])
