@@ -78,6 +78,12 @@ def test_values_are_in_order_and_the_rest_is_named(found):
     assert line.endswith("not given: sharpness_dimension.dimension")
 
 
+def test_numbers_of_a_line_stay_apart(found):
+    small = found.bounds["holdout"]._replace(value=0.05696, empirical_risk=0.0003998)
+    line = found._replace(bounds={"small": small}).text().splitlines()[1]
+    assert line.split()[1:3] == ["0.05696", "0.0003998"]
+
+
 def test_inputs_that_a_bound_refuses_are_reported():
     found = bounds.table(INPUTS | {"losses": np.full((6, 200), 1.5)})
     assert "finite_set" not in found.bounds

@@ -95,12 +95,12 @@ class Table(NamedTuple):
 
     def text(self) -> str:
         """A line a bound, then what is missing of the others."""
-        lines = [f"{'bound':<24}{'value':>9}{'risk':>9}  {'':<12}{'':<9}not verified"]
+        lines = [f"{'bound':<24}{'value':>9}{'risk':>10}  {'':<12}{'':<9}not verified"]
         for name, bound in self.bounds.items():
             kind = "certificate" if bound.certificate else "correlate"
             vacuous = "vacuous" if bound.vacuous else ""
             lines.append(
-                f"{name:<24}{bound.value:>9.4g}{bound.empirical_risk:>9.4g}  "
+                f"{name:<24}{bound.value:>9.4g} {bound.empirical_risk:>9.4g}  "
                 f"{kind:<12}{vacuous:<9}{_unverified(bound)}".rstrip()
             )
         lines += [f"{name:<24}refused: {why}" for name, why in self.refused.items()]
