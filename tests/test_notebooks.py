@@ -92,6 +92,27 @@ print(json.dumps({
     "e_1": [float(found.value) for found in e_1.values()],
 }))
 """
+BOUNDS_FOUND = """
+import json
+
+print(json.dumps({
+    "certificates": [b.certificate for b in (held_out, coded, *pac_bayes.values())],
+    "holdout": [risk, held_out.value],
+    "pac_bayes": [bound.value for bound in pac_bayes.values()],
+    "coded": [coded_risk, coded.value, size],
+    "vacuous": [name for name, bound in table.bounds.items() if bound.vacuous],
+    "correlates": [n for n, bound in table.bounds.items() if not bound.certificate],
+    "refused": table.refused,
+    "reached": float(np.mean(population.stopped_at >= 0)),
+    "ceiling": float(evaluation.ceiling.between_seeds),
+    "taus": evaluation.tau.tolist(),
+    "regrets": [chosen.regret.value, chosen.random_regret.value],
+    "sizes": [small.size_before, small.size_after],
+    "errors": [whole, small_error],
+    "curves": {name: [float(s) for s in curve[0]] for name, curve in curves.items()},
+    "noisy": heavy_whole,
+}))
+"""
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -222,3 +243,32 @@ def test_dynamics_notebook_finds_what_it_says(tmp_path):
     # The published errors of a sketch with 256 buckets: 4.4 %, and .1 % rescaled.
     assert abs(sketched / exact - 1) < 0.044
     assert abs(rescaled / exact - 1) < 1e-3
+
+
+@pytest.mark.slow
+def test_bounds_notebook_finds_what_it_says(tmp_path):
+    found = _execute("bounds", BOUNDS_FOUND, tmp_path)
+    assert all(found["certificates"])
+    risk, bound = found["holdout"]
+    assert risk < bound < 0.1
+    initial, alone, trained = found["pac_bayes"]
+    assert 0.5 < initial < 1
+    assert bound < trained < 0.2
+    assert abs(trained - alone) < 0.02  # the work is the prior's
+    risk, bound, size = found["coded"]
+    assert risk < bound < 0.9
+    assert size < 100
+    assert found["vacuous"] == ["path_norm", "spectral"]
+    assert sorted(found["correlates"]) == ["finite_set", "topological"]
+    assert found["refused"] == {}
+    assert found["reached"] > 0.9
+    assert found["ceiling"] < 0.5
+    assert max(map(abs, found["taus"])) < 0.6
+    assert min(found["regrets"]) >= 0
+    before, after = found["sizes"]
+    assert before > 8 * after
+    whole, smaller = found["errors"]
+    assert smaller < whole + 0.03
+    for sizes in found["curves"].values():
+        assert sizes == sorted(sizes, reverse=True)
+    assert max(found["noisy"]) < 0.1
