@@ -102,17 +102,25 @@ def compression(
     shown += f" ± {200 * spread:.1f}" if spread else ""
     ax.axhline(100 * level, color=THEORY, ls="--", lw=1.2, label=shown)
     ax.axhspan(100 * limit, 100 * level, color=NULL, alpha=0.2, lw=0)
-    positive = level > 0 and all((values > 0).all() for _, values, _ in lines.values())
+    everything = [level, *(v for _, values, _ in lines.values() for v in values)]
     ax.set_xscale("log")
-    ax.set_yscale("log" if metric == "error" and positive else "linear")
-    for axis in (ax.xaxis, ax.yaxis) if ax.get_yscale() == "log" else (ax.xaxis,):
-        label_round_numbers(axis)
-    ax.set_xlabel(_LABELS[size])
+    label_round_numbers(ax.xaxis)
+    if metric == "error" and min(everything) > 0:
+        ax.set_yscale("log")
+        label_round_numbers(ax.yaxis)
     spreads = any(errors.any() for *_, errors in lines.values())
+    _label(ax, size, metric, tolerance, spreads)
+    return ax
+
+
+def _label(ax, size, metric, tolerance, spreads):
+    """Axes and legend."""
+    ax.set_xlabel(_LABELS[size])
     ax.set_ylabel(f"test {metric}, %" + (", ± 2 standard errors" if spreads else ""))
     points = f"{100 * tolerance:g} point" + ("" if tolerance == 0.01 else "s")
-    ax.legend(title=f"smallest within {points} (rings)", frameon=False)
-    return ax
+    # So that letters can be read where a line goes behind them.
+    ground = {"frameon": True, "framealpha": 0.8, "edgecolor": "none"}
+    ax.legend(title=f"smallest within {points} (rings)", **ground)
 
 
 def _draw_curve(ax, sizes, values, errors, colour, label):
