@@ -261,7 +261,8 @@ def _taus(ax, ranking):
             label="given the learning rate")  # fmt: skip
     ax.set_yticks(places, [e.measures[row] for row in rows], fontsize=8)
     ax.set(xlabel="Kendall tau with the gap", xlim=(-1, 1))
-    ax.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="none")
+    # Above: among the measures it would hide some of them.
+    ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
 
 
 def _bars(ax, ranking):
