@@ -146,10 +146,10 @@ def _kept(kernel, name, amount):
 
 def _smaller(layer, before, own):
     """A layer without the inputs and the nodes that went."""
-    kernel = layer["kernel"]
+    # Cut by NumPy: each number of nodes would be another program.
+    arrays = {name: np.asarray(array) for name, array in layer.items()}
     if before is not None:
-        kernel = jnp.take(kernel, before, axis=-2)
-    if own is None:
-        return {**layer, "kernel": kernel}
-    cut = {"kernel": jnp.take(kernel, own, axis=-1)}
-    return cut | {name: layer[name][own] for name in layer if name == "bias"}
+        arrays["kernel"] = np.take(arrays["kernel"], before, axis=-2)
+    if own is not None:
+        arrays = {name: np.take(array, own, axis=-1) for name, array in arrays.items()}
+    return {name: jnp.asarray(array) for name, array in arrays.items()}
