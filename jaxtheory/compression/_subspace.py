@@ -82,7 +82,7 @@ def random_subspace(init_fn: InitFn, *, dim: int, seed: int) -> "Subspace":
         >>> from jaxtheory import compression, dynamics
         >>> init_fn = lambda key: jax.random.normal(key, (100,))
         >>> subspace = compression.random_subspace(init_fn, dim=5, seed=0)
-        >>> fit = lambda w, model_state, x, key: (jnp.mean((w - x) ** 2), model_state)
+        >>> fit = lambda w, state, x, key: (jnp.mean((w[None] - x) ** 2), state)
         >>> optimizer = optax.sgd(1.0)
         >>> history = dynamics.train(
         ...     subspace.objective(fit),
