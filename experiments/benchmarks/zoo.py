@@ -28,7 +28,12 @@ import numpy as np
 import optax
 
 from experiments.population.networks import cross_entropy
-from experiments.zoo.networks import Network, make_network, measure
+from experiments.zoo.networks import (
+    Network,
+    make_network,
+    measure,
+    measure_one,
+)
 from jaxtheory import bounds, collapse, curvature, data, dynamics, kernels, linalg
 from jaxtheory.curvature import flatness
 from jaxtheory.dynamics import noise, tails, topology
@@ -174,19 +179,8 @@ def ways(cfg: Config, problem: Problem) -> dict[str, tuple[Callable[[], Any], in
     pick = lambda i: jax.tree.map(lambda a: a[i], (params, start, path))
     alone: list[Any] = [pick(i) for i in range(cfg.num_networks)]
 
-    def bundle(params, start, path):
-        return bounds.measures(
-            network.apply_fn,
-            cross_entropy,
-            params,
-            x,
-            y,
-            initial_params=start,
-            key=jax.random.key(0),
-            layers=network.layers,
-            classifier=network.classifier,
-            path=path,
-        )
+    def bundle(*one):
+        return measure_one(network, *one, x=x, y=y, key=jax.random.key(0))
 
     few = alone[: cfg.num_separate]
     return {

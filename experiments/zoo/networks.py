@@ -256,18 +256,23 @@ def measure(
         By name one number a network.
     """
 
-    def one(params, start, path):
-        return bounds.measures(
-            network.apply_fn,
-            cross_entropy,
-            params,
-            x,
-            y,
-            initial_params=start,
-            key=key,
-            layers=network.layers,
-            classifier=network.classifier,
-            path=path,
-        )
-
+    one = functools.partial(measure_one, network, x=x, y=y, key=key)
     return jax.vmap(one)(params, start, path)
+
+
+def measure_one(
+    network: Network, params: Any, start: Any, path: Any, *, x: Any, y: Any, key: Any
+) -> dict[str, Any]:
+    """`bounds.measures` of one network; arguments as of `measure`, not stacked."""
+    return bounds.measures(
+        network.apply_fn,
+        cross_entropy,
+        params,
+        x,
+        y,
+        initial_params=start,
+        key=key,
+        layers=network.layers,
+        classifier=network.classifier,
+        path=path,
+    )
